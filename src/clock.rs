@@ -1,0 +1,107 @@
+//! Wall time, read in one place and handed on as a value.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// A moment of wall time, in microseconds since the Unix epoch.
+///
+/// Stores compare timestamps that different machines took, so they are wall time and not a
+/// monotonic clock's; a margin for skew is part of every comparison of a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The Unix epoch: a lease with this deadline has lapsed at any time.
+    pub const EPOCH: Self = Self(0);
+
+    /// A moment given in microseconds since the Unix epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// A moment given in milliseconds since the Unix epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1_000))
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Whole milliseconds since the Unix epoch, rounded down.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000
+    }
+
+    /// The time from `earlier` to this moment; zero when `earlier` is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This moment and `duration` more; the last moment there is when that is past it.
+    pub fn plus(self, duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let since_epoch = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self::EPOCH.plus(since_epoch)
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(timestamp: Timestamp) -> Self {
+        SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_micros(timestamp.0))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// Where wall time comes from. Tests put a clock of their own in
+/// [`SystemClock`]'s place.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The current wall time.
+    fn now(&self) -> Timestamp;
+}
+
+/// The operating system's wall clock: the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads wall time"
+    )]
+    fn now(&self) -> Timestamp {
+        SystemTime::now().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates() {
+        let late = Timestamp::from_micros(u64::MAX - 1);
+        assert_eq!(late.plus(Duration::MAX), Timestamp::from_micros(u64::MAX));
+        assert_eq!(Timestamp::EPOCH.since(late), Duration::ZERO);
+        assert_eq!(
+            Timestamp::from_millis(u64::MAX),
+            Timestamp::from_micros(u64::MAX)
+        );
+    }
+
+    #[test]
+    fn system_time_survives_the_round_trip() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_790_000_000_123_456);
+        assert_eq!(SystemTime::from(Timestamp::from(time)), time);
+    }
+}

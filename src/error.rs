@@ -1,0 +1,84 @@
+//! What can go wrong with a store.
+
+use std::error::Error;
+use std::fmt;
+
+/// A store could not do what it was asked.
+///
+/// Expected results, such as a key that is held by another, are no errors but variants of
+/// [`Claim`](crate::store::Claim) and [`Fenced`](crate::store::Fenced).
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    maybe_applied: bool,
+    message: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What the caller of a store can do about a [`StoreError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// A record is there but cannot be read: it is damaged, or its format is of an unknown
+    /// version. It does not count as absent; an operator has to look at it.
+    Damaged,
+    /// The store holds as much as it may and forgets nothing that is still held. Later there
+    /// may be room.
+    Full,
+    /// The store did not answer, or answered that it could not. Later it may.
+    Unavailable,
+    /// The store is set up so that the call cannot succeed. Someone has to mend the set-up.
+    Unusable,
+}
+
+impl StoreError {
+    /// An error of `kind`, with a sentence that says what was wrong. A write that failed with it
+    /// was **not** applied, unless [`maybe_applied`](Self::maybe_applied) says otherwise.
+    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            maybe_applied: false,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// Says that the write may have been applied all the same: the request was sent and its
+    /// answer never came.
+    #[must_use]
+    pub fn maybe_applied(mut self) -> Self {
+        self.maybe_applied = true;
+        self
+    }
+
+    /// Keeps the error below this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What can be done about it.
+    pub const fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+
+    /// Whether the write that failed may have been applied.
+    pub const fn may_have_been_applied(&self) -> bool {
+        self.maybe_applied
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}

@@ -1,0 +1,434 @@
+//! Records, leases, and the one function that decides what a claim gets.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::fingerprint::Fingerprint;
+use crate::key::{KeyParts, RecordKey};
+
+/// A random id that one attempt carries, and by which a store tells its writes from those of
+/// every other attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Owner([u8; 16]);
+
+impl Owner {
+    /// A new random id, from the operating system's generator: unlike a generator in the
+    /// process, it gives two copies of one virtual machine different ids.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system has no randomness to give.
+    pub(crate) fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// An owner that was read back from a store.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The id.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Owner({})", crate::digest::hex(&self.0))
+    }
+}
+
+/// A number that grows with each attempt at a key. A system that the handler writes to can keep
+/// the highest token it has seen and refuse lower ones, so that an attempt which lost its lease
+/// does no harm there either.
+///
+/// Tokens start at the time of the first claim, in microseconds since the Unix epoch, so that
+/// they go on growing after a record has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// A token that was read back from a store.
+    pub const fn from_u64(token: u64) -> Self {
+        Self(token)
+    }
+
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The right of one attempt to run under a key, until its deadline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The record it holds.
+    pub key: RecordKey,
+    /// The fingerprint of the request that runs.
+    pub fingerprint: Fingerprint,
+    /// Who holds it.
+    pub owner: Owner,
+    /// The attempt's fencing token.
+    pub token: FencingToken,
+    /// Which attempt at the record this is, counted from 1. More than 1: the attempts before it
+    /// lost their leases without an outcome.
+    pub attempt: u32,
+    /// When the key was first claimed.
+    pub created_at: Timestamp,
+    /// When this attempt claimed it.
+    pub started_at: Timestamp,
+    /// When the lease lapses if it is not renewed. [`Timestamp::EPOCH`] for an attempt that
+    /// ended without an outcome.
+    pub deadline: Timestamp,
+    /// When the record may be forgotten, unless its lease is alive then.
+    pub expires_at: Timestamp,
+}
+
+/// What a store is asked to claim.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimRequest<'a> {
+    /// The record to claim: the digest of `parts`.
+    pub key: &'a RecordKey,
+    /// The readable parts of the key, for a store that keeps them for operators.
+    pub parts: &'a KeyParts<'a>,
+    /// The fingerprint of the request.
+    pub fingerprint: Fingerprint,
+    /// Who claims. A claim that is made again with the same owner gets the same lease.
+    pub owner: Owner,
+    /// The claimer's wall time.
+    pub now: Timestamp,
+    /// How long the lease lasts from `now`.
+    pub lease: Duration,
+    /// How long the record lasts from `now`.
+    pub retention: Duration,
+    /// How far the clocks of two claimers may be apart: a lease counts as lapsed only so long
+    /// after its deadline.
+    pub clock_skew: Duration,
+    /// Whether an orphan, that is a record whose lease has lapsed, may be taken over.
+    pub take_over: bool,
+    /// Whether the claimer wants to wait for a run in flight: [`Claim::InProgress`] then brings
+    /// a waiter if the store has one.
+    ///
+    /// [`Claim::InProgress`]: crate::store::Claim::InProgress
+    pub wants_waiter: bool,
+}
+
+impl ClaimRequest<'_> {
+    /// The lease that this claim gets when `decision` lets it have one.
+    pub fn lease(&self, token: FencingToken, attempt: u32, created_at: Timestamp) -> Lease {
+        Lease {
+            key: *self.key,
+            fingerprint: self.fingerprint,
+            owner: self.owner,
+            token,
+            attempt,
+            created_at,
+            started_at: self.now,
+            deadline: self.now.plus(self.lease),
+            expires_at: self.now.plus(self.retention),
+        }
+    }
+}
+
+/// A record as a store holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Record {
+    /// An attempt holds the key, or held it and left no outcome.
+    InProgress(Lease),
+    /// The key has its answer.
+    Completed(Completed),
+}
+
+/// A completed record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completed {
+    /// The fingerprint of the request that was answered.
+    pub fingerprint: Fingerprint,
+    /// The answer, in a form that the store does not look into.
+    pub payload: Bytes,
+    /// When the key was first claimed.
+    pub created_at: Timestamp,
+    /// When the record may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// The part of a record that [`decide`] needs.
+#[derive(Clone, Copy, Debug)]
+pub enum Held<'a> {
+    /// See [`Record::InProgress`].
+    InProgress(&'a Lease),
+    /// See [`Record::Completed`].
+    Completed {
+        /// The fingerprint of the request that was answered.
+        fingerprint: Fingerprint,
+        /// When the record may be forgotten.
+        expires_at: Timestamp,
+    },
+}
+
+/// What a claim against a record gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The claimer gets the lease.
+    Acquire {
+        /// Its fencing token.
+        token: FencingToken,
+        /// Which attempt at the record it is.
+        attempt: u32,
+        /// When the key was first claimed.
+        created_at: Timestamp,
+    },
+    /// The claimer has the lease already: its claim was applied before.
+    Own,
+    /// The record has an answer for the claimer.
+    Replay,
+    /// Another attempt holds the lease.
+    InProgress,
+    /// The lease lapsed without an outcome, and the claimer may not take it over.
+    Orphaned,
+    /// The key belongs to another request.
+    Reused,
+}
+
+/// Decides what a claim gets, given the record that is there. Every store gives what this
+/// function says; the conformance suite holds it to that.
+///
+/// * Nothing there, or a record past its expiry: the claimer gets the lease. A record in
+///   progress is past its expiry only when its lease has lapsed too.
+/// * Its own lease: it keeps it.
+/// * Another fingerprint: [`Decision::Reused`], whatever the record's state.
+/// * Completed: the claimer gets the answer.
+/// * In progress: the lease is another's, or it has lapsed and is taken over where the claimer
+///   may.
+pub fn decide(held: Option<Held<'_>>, request: &ClaimRequest<'_>) -> Decision {
+    let fresh = Decision::Acquire {
+        token: FencingToken(request.now.as_micros()),
+        attempt: 1,
+        created_at: request.now,
+    };
+    match held {
+        None => fresh,
+        Some(Held::Completed {
+            fingerprint,
+            expires_at,
+        }) => {
+            if expires_at <= request.now {
+                fresh
+            } else if fingerprint != request.fingerprint {
+                Decision::Reused
+            } else {
+                Decision::Replay
+            }
+        }
+        Some(Held::InProgress(lease)) => {
+            let lapsed = has_lapsed(lease, request.now, request.clock_skew);
+            if lease.owner == request.owner {
+                Decision::Own
+            } else if lapsed && lease.expires_at <= request.now {
+                Decision::Acquire {
+                    token: next_token(lease, request.now),
+                    attempt: 1,
+                    created_at: request.now,
+                }
+            } else if lease.fingerprint != request.fingerprint {
+                Decision::Reused
+            } else if !lapsed {
+                Decision::InProgress
+            } else if request.take_over {
+                Decision::Acquire {
+                    token: next_token(lease, request.now),
+                    attempt: lease.attempt.saturating_add(1),
+                    created_at: lease.created_at,
+                }
+            } else {
+                Decision::Orphaned
+            }
+        }
+    }
+}
+
+/// Whether a lease counts as lapsed at `now`, for someone whose clock may be `clock_skew` ahead
+/// of its holder's.
+pub fn has_lapsed(lease: &Lease, now: Timestamp, clock_skew: Duration) -> bool {
+    lease.deadline.plus(clock_skew) < now
+}
+
+fn next_token(lease: &Lease, now: Timestamp) -> FencingToken {
+    FencingToken(lease.token.0.saturating_add(1).max(now.as_micros()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+    const RETENTION: Duration = Duration::from_secs(3_600);
+    const SKEW: Duration = Duration::from_secs(1);
+    const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+    const FIRST: Owner = Owner::from_bytes([1; 16]);
+    const SECOND: Owner = Owner::from_bytes([2; 16]);
+
+    fn request(owner: Owner, now: Timestamp) -> ClaimRequest<'static> {
+        const KEY: &RecordKey = &RecordKey::from_bytes([7; 32]);
+        const PARTS: &KeyParts<'_> = &KeyParts {
+            namespace: "",
+            scope: None,
+            method: "POST",
+            target: "/",
+            key: "k",
+        };
+        ClaimRequest {
+            key: KEY,
+            parts: PARTS,
+            fingerprint: Fingerprint::from_bytes([9; 32]),
+            owner,
+            now,
+            lease: LEASE,
+            retention: RETENTION,
+            clock_skew: SKEW,
+            take_over: true,
+            wants_waiter: false,
+        }
+    }
+
+    fn held() -> Lease {
+        request(FIRST, START).lease(FencingToken(START.as_micros()), 1, START)
+    }
+
+    fn other_fingerprint(request: ClaimRequest<'static>) -> ClaimRequest<'static> {
+        ClaimRequest {
+            fingerprint: Fingerprint::from_bytes([8; 32]),
+            ..request
+        }
+    }
+
+    #[test]
+    fn an_absent_record_is_acquired_as_the_first_attempt() {
+        assert_eq!(
+            decide(None, &request(FIRST, START)),
+            Decision::Acquire {
+                token: FencingToken(START.as_micros()),
+                attempt: 1,
+                created_at: START
+            }
+        );
+    }
+
+    #[test]
+    fn a_live_lease_is_in_progress_for_others_and_own_for_its_owner() {
+        let lease = held();
+        let held = Some(Held::InProgress(&lease));
+        let last_live_moment = START.plus(LEASE).plus(SKEW);
+        for now in [START, last_live_moment] {
+            assert_eq!(decide(held, &request(SECOND, now)), Decision::InProgress);
+            assert_eq!(decide(held, &request(FIRST, now)), Decision::Own);
+            assert_eq!(
+                decide(held, &other_fingerprint(request(SECOND, now))),
+                Decision::Reused
+            );
+        }
+    }
+
+    #[test]
+    fn a_lapsed_lease_is_taken_over_only_by_those_who_may() {
+        let lease = held();
+        let held = Some(Held::InProgress(&lease));
+        let now = START.plus(LEASE).plus(SKEW).plus(Duration::from_micros(1));
+        assert_eq!(
+            decide(held, &request(SECOND, now)),
+            Decision::Acquire {
+                token: FencingToken(now.as_micros()),
+                attempt: 2,
+                created_at: START
+            }
+        );
+        let stays = ClaimRequest {
+            take_over: false,
+            ..request(SECOND, now)
+        };
+        assert_eq!(decide(held, &stays), Decision::Orphaned);
+        assert_eq!(
+            decide(held, &other_fingerprint(request(SECOND, now))),
+            Decision::Reused
+        );
+    }
+
+    #[test]
+    fn a_token_grows_even_when_the_clock_goes_back() {
+        let lease = Lease {
+            deadline: Timestamp::EPOCH,
+            ..held()
+        };
+        let earlier = Timestamp::from_micros(START.as_micros() - 5);
+        let Decision::Acquire { token, .. } =
+            decide(Some(Held::InProgress(&lease)), &request(SECOND, earlier))
+        else {
+            panic!("an orphan is taken over");
+        };
+        assert!(token > lease.token);
+    }
+
+    #[test]
+    fn an_orphan_is_forgotten_when_its_retention_ends() {
+        let lease = held();
+        let now = START.plus(RETENTION);
+        let stays = ClaimRequest {
+            take_over: false,
+            ..other_fingerprint(request(SECOND, now))
+        };
+        let decision = decide(Some(Held::InProgress(&lease)), &stays);
+        assert!(
+            matches!(
+                decision,
+                Decision::Acquire { token, attempt: 1, created_at } if token > lease.token && created_at == now
+            ),
+            "{decision:?}"
+        );
+    }
+
+    #[test]
+    fn a_live_lease_outlives_the_records_expiry() {
+        let lease = Lease {
+            expires_at: START,
+            ..held()
+        };
+        assert_eq!(
+            decide(
+                Some(Held::InProgress(&lease)),
+                &request(SECOND, START.plus(LEASE))
+            ),
+            Decision::InProgress
+        );
+    }
+
+    #[test]
+    fn a_completed_record_answers_until_it_expires() {
+        let held = Some(Held::Completed {
+            fingerprint: Fingerprint::from_bytes([9; 32]),
+            expires_at: START.plus(RETENTION),
+        });
+        let last = Timestamp::from_micros(START.plus(RETENTION).as_micros() - 1);
+        assert_eq!(decide(held, &request(SECOND, last)), Decision::Replay);
+        assert_eq!(
+            decide(held, &other_fingerprint(request(SECOND, last))),
+            Decision::Reused
+        );
+        assert!(matches!(
+            decide(held, &request(SECOND, START.plus(RETENTION))),
+            Decision::Acquire { attempt: 1, .. }
+        ));
+    }
+}

@@ -1,0 +1,113 @@
+//! Header names that take one byte in a recorded answer.
+//!
+//! The place of a name in this list is part of frame version 1: a change of the list is a new
+//! version of the frame.
+
+use http::header::{self, HeaderName};
+
+static NAMES: [HeaderName; 64] = [
+    header::ACCEPT,
+    header::ACCEPT_RANGES,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+    header::AGE,
+    header::ALLOW,
+    header::ALT_SVC,
+    header::CACHE_CONTROL,
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_LOCATION,
+    header::CONTENT_RANGE,
+    header::CONTENT_SECURITY_POLICY,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("cross-origin-opener-policy"),
+    HeaderName::from_static("cross-origin-resource-policy"),
+    header::ETAG,
+    header::EXPIRES,
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-status-details-bin"),
+    HeaderName::from_static("idempotency-key"),
+    header::LAST_MODIFIED,
+    header::LINK,
+    header::LOCATION,
+    header::ORIGIN,
+    HeaderName::from_static("original-request"),
+    HeaderName::from_static("permissions-policy"),
+    header::PRAGMA,
+    HeaderName::from_static("priority"),
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+    header::REFERRER_POLICY,
+    HeaderName::from_static("request-id"),
+    header::RETRY_AFTER,
+    header::SERVER,
+    HeaderName::from_static("server-timing"),
+    header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("stripe-should-retry"),
+    HeaderName::from_static("stripe-version"),
+    HeaderName::from_static("timing-allow-origin"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    header::TRAILER,
+    header::VARY,
+    header::VIA,
+    header::WARNING,
+    header::WWW_AUTHENTICATE,
+    header::X_CONTENT_TYPE_OPTIONS,
+    HeaderName::from_static("x-correlation-id"),
+    header::X_FRAME_OPTIONS,
+    HeaderName::from_static("x-request-id"),
+];
+
+/// The tag of a name: its place in the list, counted from 1.
+pub(super) fn tag(name: &HeaderName) -> Option<u8> {
+    let index = NAMES
+        .binary_search_by(|known| known.as_str().cmp(name.as_str()))
+        .ok()?;
+    u8::try_from(index + 1).ok()
+}
+
+/// The name with a tag.
+pub(super) fn name(tag: u8) -> Option<HeaderName> {
+    let index = usize::from(tag).checked_sub(1)?;
+    NAMES.get(index).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_and_each_tag_leads_back_to_its_name() {
+        assert!(
+            NAMES.is_sorted_by(|a, b| a.as_str() < b.as_str()),
+            "the list is searched by halving"
+        );
+        for known in &NAMES {
+            assert_eq!(tag(known).and_then(name).as_ref(), Some(known));
+        }
+        assert_eq!(name(0), None);
+        assert_eq!(name(65), None);
+        assert_eq!(tag(&HeaderName::from_static("x-unheard-of")), None);
+    }
+
+    #[test]
+    fn tags_of_version_1_do_not_change() {
+        assert_eq!(tag(&header::CONTENT_TYPE), Some(20));
+        assert_eq!(tag(&header::LOCATION), Some(33));
+        assert_eq!(tag(&HeaderName::from_static("x-request-id")), Some(64));
+    }
+}

@@ -1,0 +1,121 @@
+//! A store of any kind behind one type.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::{Claim, Completion, Fenced, Release, Store};
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::key::RecordKey;
+use crate::record::{ClaimRequest, Lease, Record};
+
+/// Any [`Store`], for those who choose at run time. Clones share the store. Each call that does
+/// not end at once costs one allocation more than the store's own.
+///
+/// ```
+/// # #[cfg(feature = "memory")] {
+/// use tower_idempotency::IdempotencyLayer;
+/// use tower_idempotency::store::{MemoryStore, SharedStore};
+///
+/// let store = SharedStore::new(MemoryStore::new());
+/// let layer: IdempotencyLayer<SharedStore> = IdempotencyLayer::new(store);
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SharedStore(Arc<dyn ErasedStore>);
+
+impl SharedStore {
+    /// Hides the type of `store`.
+    pub fn new(store: impl Store) -> Self {
+        Self(Arc::new(store))
+    }
+}
+
+impl fmt::Debug for SharedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedStore").field(&self.0).finish()
+    }
+}
+
+impl Store for SharedStore {
+    fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
+        self.0.try_claim(request)
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        self.0.claim(request).await
+    }
+
+    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+        self.0.renew(lease, deadline).await
+    }
+
+    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+        self.0.complete(lease, completion).await
+    }
+
+    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+        self.0.release(lease, release).await
+    }
+
+    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+        self.0.get(key, now).await
+    }
+
+    async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.0.remove(key).await
+    }
+}
+
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// [`Store`] with boxed futures.
+trait ErasedStore: fmt::Debug + Send + Sync + 'static {
+    fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>>;
+    fn claim<'a>(&'a self, request: &'a ClaimRequest<'a>) -> BoxFuture<'a, Claim>;
+    fn renew<'a>(&'a self, lease: &'a Lease, deadline: Timestamp) -> BoxFuture<'a, Fenced>;
+    fn complete<'a>(
+        &'a self,
+        lease: &'a Lease,
+        completion: &'a Completion,
+    ) -> BoxFuture<'a, Fenced>;
+    fn release<'a>(&'a self, lease: &'a Lease, release: Release) -> BoxFuture<'a, Fenced>;
+    fn get<'a>(&'a self, key: &'a RecordKey, now: Timestamp) -> BoxFuture<'a, Option<Record>>;
+    fn remove<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, bool>;
+}
+
+impl<St: Store> ErasedStore for St {
+    fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
+        Store::try_claim(self, request)
+    }
+
+    fn claim<'a>(&'a self, request: &'a ClaimRequest<'a>) -> BoxFuture<'a, Claim> {
+        Box::pin(Store::claim(self, request))
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease, deadline: Timestamp) -> BoxFuture<'a, Fenced> {
+        Box::pin(Store::renew(self, lease, deadline))
+    }
+
+    fn complete<'a>(
+        &'a self,
+        lease: &'a Lease,
+        completion: &'a Completion,
+    ) -> BoxFuture<'a, Fenced> {
+        Box::pin(Store::complete(self, lease, completion))
+    }
+
+    fn release<'a>(&'a self, lease: &'a Lease, release: Release) -> BoxFuture<'a, Fenced> {
+        Box::pin(Store::release(self, lease, release))
+    }
+
+    fn get<'a>(&'a self, key: &'a RecordKey, now: Timestamp) -> BoxFuture<'a, Option<Record>> {
+        Box::pin(Store::get(self, key, now))
+    }
+
+    fn remove<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, bool> {
+        Box::pin(Store::remove(self, key))
+    }
+}
