@@ -1,11 +1,13 @@
 //! Records, leases, and the one function that decides what a claim gets.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyParts, RecordKey};
 
@@ -15,15 +17,25 @@ use crate::key::{KeyParts, RecordKey};
 pub struct Owner([u8; 16]);
 
 impl Owner {
-    /// A new random id, from the operating system's generator: unlike a generator in the
-    /// process, it gives two copies of one virtual machine different ids.
+    /// A new id for an attempt that claims at `now`.
+    ///
+    /// Eight random bytes, and the time: two copies of one virtual machine, which share the
+    /// random bytes that were drawn before they were copied, do not claim in one microsecond.
     ///
     /// # Errors
     ///
     /// When the operating system has no randomness to give.
-    pub(crate) fn random() -> Result<Self, getrandom::Error> {
+    pub(crate) fn new(now: Timestamp) -> Result<Self, StoreError> {
+        let random = random_u64().map_err(|error| {
+            StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the operating system gave no random bytes for an owner id",
+            )
+            .with_source(error)
+        })?;
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes)?;
+        bytes[..8].copy_from_slice(&random.to_le_bytes());
+        bytes[8..].copy_from_slice(&now.as_micros().to_le_bytes());
         Ok(Self(bytes))
     }
 
@@ -42,6 +54,25 @@ impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Owner({})", crate::digest::hex(&self.0))
     }
+}
+
+/// Eight bytes of the operating system's generator, asked for many at a time.
+pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
+    const DRAWN_AT_ONCE: usize = 512;
+    thread_local! {
+        static DRAWN: RefCell<([u8; DRAWN_AT_ONCE], usize)> =
+            const { RefCell::new(([0; DRAWN_AT_ONCE], 0)) };
+    }
+    DRAWN.with_borrow_mut(|(bytes, left)| {
+        if *left == 0 {
+            getrandom::fill(bytes)?;
+            *left = DRAWN_AT_ONCE;
+        }
+        let mut word = [0; 8];
+        *left -= word.len();
+        word.copy_from_slice(&bytes[*left..*left + 8]);
+        Ok(u64::from_le_bytes(word))
+    })
 }
 
 /// A number that grows with each attempt at a key. A system that the handler writes to can keep

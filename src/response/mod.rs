@@ -7,6 +7,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use serde::Serialize;
+
+use crate::error::{StoreError, StoreErrorKind};
 
 /// What a completed record holds: the decoded form of
 /// [`Completed::payload`](crate::record::Completed::payload).
@@ -65,6 +68,15 @@ impl From<http::Response<Bytes>> for StoredResponse {
 }
 
 impl Answer {
+    /// The answer to work that is no HTTP request.
+    ///
+    /// # Errors
+    ///
+    /// When `value` has no JSON form.
+    pub fn value<T: Serialize>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_vec(value).map(|json| Self::Value(json.into()))
+    }
+
     /// The answer's recorded form: one allocation of just its size.
     pub fn encode(&self) -> Bytes {
         frame::encode(self)
@@ -131,3 +143,13 @@ impl fmt::Display for DamagedAnswer {
 }
 
 impl std::error::Error for DamagedAnswer {}
+
+impl From<DamagedAnswer> for StoreError {
+    fn from(damage: DamagedAnswer) -> Self {
+        Self::new(
+            StoreErrorKind::Damaged,
+            "the recorded answer cannot be read",
+        )
+        .with_source(damage)
+    }
+}

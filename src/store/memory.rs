@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::future::{Future, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -210,30 +209,19 @@ impl Store for MemoryStore {
         Some(self.claim_now(request))
     }
 
-    fn claim(
-        &self,
-        request: &ClaimRequest<'_>,
-    ) -> impl Future<Output = Result<Claim, StoreError>> + Send {
-        ready(self.claim_now(request))
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        self.claim_now(request)
     }
 
-    fn renew(
-        &self,
-        lease: &Lease,
-        deadline: Timestamp,
-    ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
-        ready(Ok(self.fenced(lease, |table, _| {
+    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+        Ok(self.fenced(lease, |table, _| {
             if let Some(record) = table.records.get_mut(&lease.key) {
                 record.lease.deadline = deadline;
             }
-        })))
+        }))
     }
 
-    fn complete(
-        &self,
-        lease: &Lease,
-        completion: &Completion,
-    ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
+    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
         let fenced = self.fenced(lease, |table, shard| {
             let completed = Completed {
                 fingerprint: lease.fingerprint,
@@ -246,21 +234,17 @@ impl Store for MemoryStore {
             shard.completions.fetch_add(1, Ordering::Release);
             self.end(table, &lease.key);
         });
-        ready(Ok(match fenced {
+        Ok(match fenced {
             // The very answer is there already: this call repeats one that was applied.
             Fenced::LeaseLost(Some(completed)) if completed.payload == completion.payload => {
                 Fenced::Applied
             }
             fenced => fenced,
-        }))
+        })
     }
 
-    fn release(
-        &self,
-        lease: &Lease,
-        release: Release,
-    ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
-        ready(Ok(self.fenced(lease, |table, _| match release {
+    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+        Ok(self.fenced(lease, |table, _| match release {
             Release::Free => {
                 self.end(table, &lease.key);
             }
@@ -270,16 +254,12 @@ impl Store for MemoryStore {
                     record.wake();
                 }
             }
-        })))
+        }))
     }
 
-    fn get(
-        &self,
-        key: &RecordKey,
-        now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
         let table = self.shard(key).lock();
-        let record = match table.records.get(key) {
+        Ok(match table.records.get(key) {
             Some(record) => {
                 let forgotten = has_lapsed(&record.lease, now, Duration::ZERO)
                     && record.lease.expires_at <= now;
@@ -291,15 +271,14 @@ impl Store for MemoryStore {
                 .get(key)
                 .filter(|completed| completed.expires_at > now)
                 .map(Record::Completed),
-        };
-        ready(Ok(record))
+        })
     }
 
-    fn remove(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send {
+    async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let mut table = self.shard(key).lock();
         let was_in_progress = self.end(&mut table, key);
         let was_completed = self.inner.completed.remove(key).is_some();
-        ready(Ok(was_in_progress || was_completed))
+        Ok(was_in_progress || was_completed)
     }
 }
 

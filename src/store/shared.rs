@@ -69,6 +69,56 @@ impl Store for SharedStore {
     }
 }
 
+/// A store that several own is a store.
+impl<St: Store> Store for Arc<St> {
+    fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
+        (**self).try_claim(request)
+    }
+
+    fn claim(
+        &self,
+        request: &ClaimRequest<'_>,
+    ) -> impl Future<Output = Result<Claim, StoreError>> + Send {
+        (**self).claim(request)
+    }
+
+    fn renew(
+        &self,
+        lease: &Lease,
+        deadline: Timestamp,
+    ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
+        (**self).renew(lease, deadline)
+    }
+
+    fn complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
+        (**self).complete(lease, completion)
+    }
+
+    fn release(
+        &self,
+        lease: &Lease,
+        release: Release,
+    ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
+        (**self).release(lease, release)
+    }
+
+    fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+        (**self).get(key, now)
+    }
+
+    fn remove(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        (**self).remove(key)
+    }
+}
+
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// [`Store`] with boxed futures.

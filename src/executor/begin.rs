@@ -1,0 +1,407 @@
+//! From a key to a lease, an answer, or a reason why there is neither.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::warn;
+
+use super::detach::Stage;
+use super::runs::Permit;
+use super::{Attempt, Conflict, Executor};
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::fingerprint::Fingerprint;
+use crate::key::{IdempotencyKey, KeyParts, RecordKey};
+use crate::policy::{Orphan, Orphaned, Reconciled};
+use crate::record::{ClaimRequest, Completed, Lease, Owner, Record, has_lapsed, random_u64};
+use crate::store::{Claim, Completion, Fenced, Release, Store, Waiter};
+
+/// The first pause between two looks at a run on another node.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who wants to run.
+pub(crate) struct Claimant {
+    pub(crate) key: IdempotencyKey,
+    fingerprint: Fingerprint,
+    owner: Owner,
+}
+
+impl Claimant {
+    pub(crate) fn new(
+        key: IdempotencyKey,
+        fingerprint: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
+            key,
+            fingerprint,
+            owner: Owner::new(now)?,
+        })
+    }
+}
+
+/// What a claimer got.
+pub(crate) enum Begun {
+    Held(Held),
+    Completed(Completed),
+    Refused(Conflict),
+}
+
+/// The right to run, counted.
+pub(crate) struct Held {
+    pub(super) lease: Lease,
+    pub(super) permit: Permit,
+}
+
+impl Held {
+    pub(crate) fn attempt(&self, key: IdempotencyKey) -> Attempt {
+        Attempt::new(key, &self.lease)
+    }
+}
+
+/// What one claim gave.
+enum Claimed {
+    Begun(Begun),
+    InProgress(InFlight),
+}
+
+/// Another attempt at the key.
+struct InFlight {
+    started_at: Timestamp,
+    lapses_at: Timestamp,
+    waiter: Option<Waiter>,
+}
+
+impl InFlight {
+    /// As long again as the run has taken so far, at least 1 s, at most what is left of the
+    /// lease.
+    fn conflict(&self, now: Timestamp) -> Conflict {
+        let so_far = now.since(self.started_at);
+        let left = self.lapses_at.since(now);
+        Conflict::InProgress {
+            retry_after: so_far.min(left).max(Duration::from_secs(1)),
+        }
+    }
+}
+
+impl<St: Store> Executor<St> {
+    /// Begins at once if the store can say at once what the claim gives, and if there is nothing
+    /// to wait for.
+    pub(crate) fn begin_now(
+        &self,
+        parts: &KeyParts<'_>,
+        key: &RecordKey,
+        fingerprint: Fingerprint,
+    ) -> Option<Begun> {
+        let now = self.now();
+        let permit = self.enter().ok()?;
+        let owner = match Owner::new(now) {
+            Ok(owner) => owner,
+            Err(error) => return Some(Begun::Refused(Conflict::Store(error))),
+        };
+        let request = self.request(parts, key, fingerprint, owner, now, false);
+        let claim = self.shared.store.try_claim(&request)?;
+        match self.classify(claim, permit) {
+            Claimed::Begun(begun) => Some(begun),
+            Claimed::InProgress(_) if !self.shared.settings.wait.is_zero() => None,
+            Claimed::InProgress(in_flight) => Some(Begun::Refused(in_flight.conflict(now))),
+        }
+    }
+
+    /// Begins, waiting for the store and, if so set, for a run in flight. Tells `stage` when the
+    /// key may be held.
+    pub(crate) async fn begin(&self, claimant: &Claimant, stage: &Stage) -> Begun {
+        let wait = self.shared.settings.wait;
+        let patience = (!wait.is_zero()).then(|| Instant::now() + wait);
+        loop {
+            stage.holds_something();
+            let claimed = match self.enter() {
+                Ok(permit) => self.claim(claimant, permit, patience.is_some()).await,
+                Err(conflict) => self.look(claimant, conflict).await,
+            };
+            let in_flight = match claimed {
+                Claimed::Begun(Begun::Held(held)) if stage.is_left() => {
+                    self.undo(&held.lease).await;
+                    return Begun::Refused(Conflict::Left);
+                }
+                Claimed::Begun(Begun::Held(held)) => {
+                    return self.reconcile_if_orphaned(held, &claimant.key).await;
+                }
+                Claimed::Begun(begun) => return begun,
+                Claimed::InProgress(in_flight) => in_flight,
+            };
+            stage.holds_nothing();
+            match patience {
+                Some(patience) if Instant::now() < patience => {
+                    self.wait_for(in_flight, claimant, patience).await;
+                }
+                _ => return Begun::Refused(in_flight.conflict(self.now())),
+            }
+        }
+    }
+
+    /// Asks the business system, if the policy is to ask it and an attempt before `held` left no
+    /// outcome.
+    pub(crate) async fn reconcile_if_orphaned(&self, held: Held, key: &IdempotencyKey) -> Begun {
+        let settings = &self.shared.settings;
+        let Orphan::Reconcile(reconcile) = &settings.orphan else {
+            return Begun::Held(held);
+        };
+        if held.lease.attempt == 1 {
+            return Begun::Held(held);
+        }
+        let beating = self
+            .shared
+            .heart
+            .keep(&held.lease, settings.lease, settings.max_execution);
+        let reconciled = reconcile.ask(orphaned(key, &held.lease)).await;
+        drop(beating);
+        match reconciled {
+            Reconciled::NotExecuted => Begun::Held(held),
+            Reconciled::Unknown => {
+                self.undo(&held.lease).await;
+                Begun::Refused(Conflict::OutcomeUnknown)
+            }
+            Reconciled::Completed(answer) => {
+                let completion = self.completion(answer.encode(), None);
+                let completed = Completed {
+                    fingerprint: held.lease.fingerprint,
+                    payload: completion.payload.clone(),
+                    created_at: held.lease.created_at,
+                    expires_at: completion.expires_at,
+                };
+                match self
+                    .bounded(self.shared.store.complete(&held.lease, &completion))
+                    .await
+                {
+                    Ok(Fenced::LeaseLost(Some(recorded))) => Begun::Completed(recorded),
+                    Ok(_) => Begun::Completed(completed),
+                    Err(error) => {
+                        // The answer is known; the next request finds it again.
+                        warn!(record = %held.lease.key, %error, "a reconciled answer was not recorded");
+                        Begun::Completed(completed)
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn completion(
+        &self,
+        payload: bytes::Bytes,
+        retention: Option<Duration>,
+    ) -> Completion {
+        let now = self.now();
+        let retention = retention.unwrap_or(self.shared.settings.retention);
+        Completion {
+            payload,
+            now,
+            expires_at: now.plus(retention),
+        }
+    }
+
+    fn enter(&self) -> Result<Permit, Conflict> {
+        self.shared.runs.enter(self.shared.settings.max_runs)
+    }
+
+    fn request<'a>(
+        &self,
+        parts: &'a KeyParts<'a>,
+        key: &'a RecordKey,
+        fingerprint: Fingerprint,
+        owner: Owner,
+        now: Timestamp,
+        wants_waiter: bool,
+    ) -> ClaimRequest<'a> {
+        let settings = &self.shared.settings;
+        ClaimRequest {
+            key,
+            parts,
+            fingerprint,
+            owner,
+            now,
+            lease: settings.lease,
+            retention: settings.retention,
+            clock_skew: settings.clock_skew,
+            take_over: !matches!(settings.orphan, Orphan::Hold),
+            wants_waiter,
+        }
+    }
+
+    async fn claim(&self, claimant: &Claimant, permit: Permit, wants_waiter: bool) -> Claimed {
+        let parts = claimant.key.parts();
+        let request = || {
+            let now = self.now();
+            self.request(
+                &parts,
+                claimant.key.record_key(),
+                claimant.fingerprint,
+                claimant.owner,
+                now,
+                wants_waiter,
+            )
+        };
+        let store = &self.shared.store;
+        let mut claim = self.bounded(store.claim(&request())).await;
+        let mut ambiguous = claim.as_ref().is_err_and(StoreError::may_have_been_applied);
+        if ambiguous {
+            // The owner tells: if the first try was applied, this one gets its lease.
+            claim = self.bounded(store.claim(&request())).await;
+            ambiguous = claim.is_err();
+        }
+        if ambiguous {
+            self.give_back_in_background(claimant);
+        }
+        self.classify(claim, permit)
+    }
+
+    fn classify(&self, claim: Result<Claim, StoreError>, permit: Permit) -> Claimed {
+        let begun = match claim {
+            Ok(Claim::Acquired(lease)) => Begun::Held(Held { lease, permit }),
+            Ok(Claim::Completed(completed)) => Begun::Completed(completed),
+            Ok(Claim::InProgress {
+                started_at,
+                deadline,
+                waiter,
+            }) => {
+                return Claimed::InProgress(InFlight {
+                    started_at,
+                    lapses_at: deadline.plus(self.shared.settings.clock_skew),
+                    waiter,
+                });
+            }
+            Ok(Claim::Orphaned) => Begun::Refused(Conflict::OutcomeUnknown),
+            Ok(Claim::Reused) => Begun::Refused(Conflict::Reused),
+            Err(error) => {
+                warn!(%error, kind = ?error.kind(), "the store did not take a claim");
+                Begun::Refused(Conflict::Store(error))
+            }
+        };
+        Claimed::Begun(begun)
+    }
+
+    /// What there is for someone who may not run: an answer, another's run, or `conflict`.
+    async fn look(&self, claimant: &Claimant, conflict: Conflict) -> Claimed {
+        let now = self.now();
+        let key = claimant.key.record_key();
+        let begun = match self.bounded(self.shared.store.get(key, now)).await {
+            Ok(Some(Record::Completed(completed))) => {
+                if completed.fingerprint == claimant.fingerprint {
+                    Begun::Completed(completed)
+                } else {
+                    Begun::Refused(Conflict::Reused)
+                }
+            }
+            Ok(Some(Record::InProgress(lease))) if lease.fingerprint != claimant.fingerprint => {
+                Begun::Refused(Conflict::Reused)
+            }
+            Ok(Some(Record::InProgress(lease))) => {
+                let lapses_at = lease.deadline.plus(self.shared.settings.clock_skew);
+                if now <= lapses_at {
+                    return Claimed::InProgress(InFlight {
+                        started_at: lease.started_at,
+                        lapses_at,
+                        waiter: None,
+                    });
+                }
+                Begun::Refused(conflict)
+            }
+            Ok(None) => Begun::Refused(conflict),
+            Err(error) => Begun::Refused(Conflict::Store(error)),
+        };
+        Claimed::Begun(begun)
+    }
+
+    /// Waits until the run in flight has ended, its lease has lapsed, or `patience` is over.
+    async fn wait_for(&self, in_flight: InFlight, claimant: &Claimant, patience: Instant) {
+        let left_of_lease = in_flight.lapses_at.since(self.now());
+        let until = patience.min(Instant::now() + left_of_lease + Duration::from_millis(1));
+        match in_flight.waiter {
+            Some(waiter) => {
+                // Whether it ended or the time is over: the next claim tells.
+                let _ = timeout_at(until, waiter).await;
+            }
+            None => {
+                let _ = timeout_at(until, self.poll_until_ended(claimant)).await;
+            }
+        }
+    }
+
+    /// Looks at a run on another node until it has ended: more and more rarely, and not in step
+    /// with others who do the same.
+    async fn poll_until_ended(&self, claimant: &Claimant) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            sleep(jittered(pause)).await;
+            pause = LONGEST_PAUSE.min(pause * 3 / 2);
+            let now = self.now();
+            let key = claimant.key.record_key();
+            match self.bounded(self.shared.store.get(key, now)).await {
+                Ok(Some(Record::InProgress(lease)))
+                    if !has_lapsed(&lease, now, self.shared.settings.clock_skew) => {}
+                Ok(_) => return,
+                Err(error) => {
+                    warn!(%error, "the store did not say whether a run has ended; asking again");
+                }
+            }
+        }
+    }
+
+    /// Gives a key back whose work was not begun. What an attempt before may have left behind
+    /// stays as it was.
+    async fn undo(&self, lease: &Lease) {
+        let release = match lease.attempt {
+            1 => Release::Free,
+            _ => Release::Orphan,
+        };
+        if let Err(error) = self
+            .bounded(self.shared.store.release(lease, release))
+            .await
+        {
+            warn!(record = %lease.key, %error, "a key was not given back; its lease will lapse");
+        }
+    }
+
+    /// Looks, until a lease would have lapsed, whether a claim without an answer was granted,
+    /// and gives the key back if it was: its work was not begun.
+    fn give_back_in_background(&self, claimant: &Claimant) {
+        let executor = self.clone();
+        let key = *claimant.key.record_key();
+        let owner = claimant.owner;
+        tokio::spawn(async move {
+            let settings = &executor.shared.settings;
+            let lapsed = Instant::now() + settings.lease + settings.clock_skew;
+            let mut pause = FIRST_PAUSE;
+            while Instant::now() < lapsed {
+                let record = executor
+                    .bounded(executor.shared.store.get(&key, executor.now()))
+                    .await;
+                match record {
+                    Ok(Some(Record::InProgress(lease))) if lease.owner == owner => {
+                        return executor.undo(&lease).await;
+                    }
+                    // The claim may still be under way, so its absence now proves nothing.
+                    Ok(_) | Err(_) => {
+                        sleep(jittered(pause)).await;
+                        pause = LONGEST_PAUSE.min(pause * 2);
+                    }
+                }
+            }
+        });
+    }
+}
+
+pub(super) fn orphaned(key: &IdempotencyKey, lease: &Lease) -> Orphaned {
+    Orphaned {
+        key: key.clone(),
+        fingerprint: lease.fingerprint,
+        token: lease.token,
+    }
+}
+
+/// `pause`, half of it left to chance.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    let chance = random_u64().unwrap_or(u64::MAX / 2) as f64 / u64::MAX as f64;
+    pause.mul_f64(0.5 + chance)
+}

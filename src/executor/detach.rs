@@ -1,0 +1,113 @@
+//! A run that outlives its request.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::runtime;
+use tracing::{Instrument, Span};
+
+use super::runs::Runs;
+
+/// A future that is polled in place as long as somebody wants its output, and handed to the
+/// runtime to be finished when it is dropped before that.
+///
+/// It is not handed over when it panicked, or while its [`Stage`] says that nothing would be
+/// lost.
+pub(crate) struct Detached<T: Send + 'static> {
+    future: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    /// `None`: the key is held from the start.
+    stage: Option<Arc<Stage>>,
+    /// True while the future is being polled, and for ever if that panicked.
+    in_poll: bool,
+    runtime: Option<runtime::Handle>,
+    span: Span,
+    runs: Arc<Runs>,
+}
+
+impl<T: Send + 'static> Detached<T> {
+    pub(super) fn new(
+        runs: Arc<Runs>,
+        stage: Option<Arc<Stage>>,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Self {
+        Self {
+            future: Some(Box::pin(future)),
+            stage,
+            in_poll: false,
+            runtime: runtime::Handle::try_current().ok(),
+            span: Span::current(),
+            runs,
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for Detached<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.in_poll = true;
+        let Some(future) = &mut self.future else {
+            // Polled again after it was ready: there is nothing left to give.
+            return Poll::Pending;
+        };
+        let polled = future.as_mut().poll(cx);
+        self.in_poll = false;
+        let output = ready!(polled);
+        self.future = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<T: Send + 'static> Drop for Detached<T> {
+    fn drop(&mut self) {
+        let Some(future) = self.future.take() else {
+            return;
+        };
+        let wanted = self.stage.as_ref().is_none_or(|stage| stage.leave());
+        if !wanted || self.in_poll {
+            return;
+        }
+        if let Some(runtime) = &self.runtime {
+            self.runs.detached();
+            let span = std::mem::replace(&mut self.span, Span::none());
+            runtime.spawn(async move { drop(future.await) }.instrument(span));
+        }
+    }
+}
+
+/// How far a future that begins with a claim has come, for the one who may have to hand it over.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    holding: AtomicU8,
+    left: AtomicBool,
+}
+
+const NOTHING: u8 = 0;
+const SOMETHING: u8 = 1;
+
+impl Stage {
+    /// From here on the key may be ours: a claim is on its way, or was granted.
+    pub(super) fn holds_something(&self) {
+        self.holding.store(SOMETHING, Ordering::SeqCst);
+    }
+
+    /// The key is another's: nothing is lost if the future is dropped.
+    pub(super) fn holds_nothing(&self) {
+        self.holding.store(NOTHING, Ordering::SeqCst);
+    }
+
+    /// Whether the one who wanted the output has gone.
+    pub(super) fn is_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
+    }
+
+    /// Notes that nobody wants the output any more. Returns whether the future has to be
+    /// finished all the same.
+    fn leave(&self) -> bool {
+        self.left.store(true, Ordering::SeqCst);
+        self.holding.load(Ordering::SeqCst) == SOMETHING
+    }
+}

@@ -1,0 +1,282 @@
+//! From the end of a run to its record.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span, warn};
+
+use super::begin::{Held, jittered, orphaned};
+use super::heart::Beating;
+use super::{Executor, Shared};
+use crate::clock::Timestamp;
+use crate::key::IdempotencyKey;
+use crate::policy::{Orphan, Reconciled};
+use crate::record::{Completed, Lease};
+use crate::response::Answer;
+use crate::store::{Completion, Fenced, Release, Store};
+
+/// The first pause before an end is tried again that the store did not take.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a run ended with.
+pub(crate) struct Finished<V> {
+    /// For the one who waits for it.
+    value: V,
+    end: End,
+}
+
+/// What becomes of the key.
+pub(crate) enum End {
+    /// It gets this answer, for this long or else for the retention that was set.
+    Record {
+        answer: Answer,
+        retention: Option<Duration>,
+    },
+    /// The work was not carried out: the next request runs.
+    Release,
+    /// Nobody knows whether it was: the orphan policy decides.
+    Unknown,
+}
+
+impl<V> Finished<V> {
+    pub(crate) fn new(value: V, end: End) -> Self {
+        Self { value, end }
+    }
+
+    pub(crate) fn recorded(value: V, answer: Answer) -> Self {
+        Self::new(
+            value,
+            End::Record {
+                answer,
+                retention: None,
+            },
+        )
+    }
+
+    pub(crate) fn unknown(value: V) -> Self {
+        Self::new(value, End::Unknown)
+    }
+}
+
+/// What the one who waited for a run gets.
+pub(crate) enum Settled<V> {
+    /// Its own value.
+    Value {
+        value: V,
+        recorded: Recorded,
+        created_at: Timestamp,
+        expires_at: Option<Timestamp>,
+    },
+    /// The lease was lost, and this is the answer that was recorded in its place.
+    Superseded(Completed),
+}
+
+/// What became of the key after its work ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recorded {
+    /// The lease was lost while the work ran, and nobody has recorded an answer in its place.
+    LeaseLost,
+    /// The response is recorded as one that is not stored: retries are refused with 409
+    /// `response-not-stored`.
+    NotStored,
+    /// The store did not take the answer yet; it is tried again in the background, under the
+    /// lease.
+    Pending,
+    /// The key was given back: the next request runs.
+    Released,
+    /// The answer is recorded: retries get it.
+    Stored,
+    /// The outcome is not known, and the key is held: retries are refused with 409
+    /// `outcome-unknown`.
+    Unknown,
+}
+
+/// A change of the record that ends a lease.
+enum Write {
+    Complete(Completion, Recorded),
+    Release(Release),
+}
+
+impl<St: Store> Executor<St> {
+    /// Runs `work` under the lease, and ends the lease by what came of it.
+    ///
+    /// # Panics
+    ///
+    /// When `work` does, after the key has been seen to.
+    pub(crate) async fn run_held<V>(
+        &self,
+        held: Held,
+        key: IdempotencyKey,
+        work: impl Future<Output = Finished<V>> + Send,
+    ) -> Settled<V> {
+        let created_at = held.lease.created_at;
+        let mut beating = None;
+        let outcome = Beaten {
+            work,
+            lease: &held.lease,
+            shared: &self.shared,
+            beating: &mut beating,
+        }
+        .await;
+        match outcome {
+            Ok(Finished { value, end }) => {
+                let write = self.write_for(end, &held.lease, &key).await;
+                let (recorded, expires_at) = match self.end(held, write, beating).await {
+                    Ended::As(recorded, expires_at) => (recorded, expires_at),
+                    Ended::Superseded(completed) => return Settled::Superseded(completed),
+                };
+                Settled::Value {
+                    value,
+                    recorded,
+                    created_at,
+                    expires_at,
+                }
+            }
+            Err(panic) => {
+                let write = self.write_for(End::Unknown, &held.lease, &key).await;
+                self.end(held, write, beating).await;
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    async fn write_for(&self, end: End, lease: &Lease, key: &IdempotencyKey) -> Write {
+        match end {
+            End::Record { answer, retention } => self.record(&answer, retention),
+            End::Release => Write::Release(Release::Free),
+            End::Unknown => match &self.shared.settings.orphan {
+                Orphan::Retake => Write::Release(Release::Free),
+                Orphan::Hold => Write::Release(Release::Orphan),
+                Orphan::Reconcile(reconcile) => match reconcile.ask(orphaned(key, lease)).await {
+                    Reconciled::Completed(answer) => self.record(&answer, None),
+                    Reconciled::NotExecuted => Write::Release(Release::Free),
+                    Reconciled::Unknown => Write::Release(Release::Orphan),
+                },
+            },
+        }
+    }
+
+    fn record(&self, answer: &Answer, retention: Option<Duration>) -> Write {
+        let recorded = match answer {
+            Answer::NotStored { .. } => Recorded::NotStored,
+            _ => Recorded::Stored,
+        };
+        Write::Complete(self.completion(answer.encode(), retention), recorded)
+    }
+
+    async fn end(&self, held: Held, write: Write, beating: Option<Beating<St>>) -> Ended {
+        match self.try_end(&held.lease, &write).await {
+            Some(ended) => ended,
+            None => {
+                self.end_in_background(held, write, beating);
+                Ended::As(Recorded::Pending, None)
+            }
+        }
+    }
+
+    /// `None` when the store did not take it.
+    async fn try_end(&self, lease: &Lease, write: &Write) -> Option<Ended> {
+        let store = &self.shared.store;
+        let fenced = match write {
+            Write::Complete(completion, _) => self.bounded(store.complete(lease, completion)).await,
+            Write::Release(release) => self.bounded(store.release(lease, *release)).await,
+        };
+        match fenced {
+            Ok(Fenced::Applied) => Some(match write {
+                Write::Complete(completion, recorded) => {
+                    Ended::As(*recorded, Some(completion.expires_at))
+                }
+                Write::Release(Release::Free) => Ended::As(Recorded::Released, None),
+                Write::Release(Release::Orphan) => {
+                    Ended::As(Recorded::Unknown, Some(lease.expires_at))
+                }
+            }),
+            Ok(Fenced::LeaseLost(completed)) => {
+                self.shared.runs.lease_lost();
+                warn!(record = %lease.key, "a run ended after it had lost its lease");
+                Some(match completed {
+                    Some(completed) => Ended::Superseded(completed),
+                    None => Ended::As(Recorded::LeaseLost, None),
+                })
+            }
+            Err(error) => {
+                warn!(record = %lease.key, %error, "the store did not take the end of a run");
+                None
+            }
+        }
+    }
+
+    /// Goes on trying, under the lease, until the store takes it, the lease is lost, or the
+    /// record would have expired.
+    fn end_in_background(&self, held: Held, write: Write, beating: Option<Beating<St>>) {
+        self.shared.runs.completion_retried();
+        let executor = self.clone();
+        let retrying = async move {
+            let settings = &executor.shared.settings;
+            let Held { lease, permit } = held;
+            // Without a limit on its execution: the work is done, only its record is missing.
+            drop(beating);
+            let _beating = executor.shared.heart.keep(&lease, settings.lease, None);
+            let gives_up = Instant::now() + settings.retention;
+            let mut pause = FIRST_PAUSE;
+            while Instant::now() < gives_up {
+                sleep(jittered(pause)).await;
+                if executor.try_end(&lease, &write).await.is_some() {
+                    break;
+                }
+                pause = LONGEST_PAUSE.min(pause * 2);
+            }
+            drop(permit);
+        };
+        tokio::spawn(retrying.instrument(Span::current()));
+    }
+}
+
+enum Ended {
+    As(Recorded, Option<Timestamp>),
+    Superseded(Completed),
+}
+
+pin_project! {
+    /// Polls work, catches its panic, and begins to renew its lease when it does not end with
+    /// its first poll.
+    struct Beaten<'a, W, St: Store> {
+        #[pin]
+        work: W,
+        lease: &'a Lease,
+        shared: &'a Arc<Shared<St>>,
+        beating: &'a mut Option<Beating<St>>,
+    }
+}
+
+impl<W: Future, St: Store> Future for Beaten<'_, W, St> {
+    type Output = Result<W::Output, Box<dyn Any + Send>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match catch_unwind(AssertUnwindSafe(|| this.work.poll(cx))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => {
+                if this.beating.is_none() {
+                    let settings = &this.shared.settings;
+                    **this.beating = Some(this.shared.heart.keep(
+                        this.lease,
+                        settings.lease,
+                        settings.max_execution,
+                    ));
+                }
+                Poll::Pending
+            }
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}

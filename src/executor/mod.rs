@@ -1,0 +1,497 @@
+//! Running something once under a key: claim, heartbeat, complete or release. Knows no HTTP.
+
+mod begin;
+mod detach;
+mod end;
+mod heart;
+mod runs;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+pub(crate) use self::begin::{Begun, Claimant, Held};
+pub(crate) use self::detach::{Detached, Stage};
+pub use self::end::Recorded;
+pub(crate) use self::end::{End, Finished, Settled};
+use self::heart::Heart;
+use self::runs::Runs;
+pub use self::runs::{Handle, Stats};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::fingerprint::Fingerprint;
+use crate::key::IdempotencyKey;
+use crate::policy::Orphan;
+use crate::record::{FencingToken, Lease};
+use crate::response::Answer;
+use crate::store::Store;
+
+/// Runs work at most once under a key, and gives its recorded result to everyone who comes with
+/// that key again.
+///
+/// [`IdempotencyLayer`](crate::IdempotencyLayer) is a coat over this for HTTP requests; use it
+/// directly for work that is none, such as a message from a queue. Clones share everything.
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::convert::Infallible;
+/// use tower_idempotency::{Executor, Fingerprint, IdempotencyKey, Ran, store::MemoryStore};
+///
+/// let executor = Executor::new(MemoryStore::new());
+/// let key = IdempotencyKey::new("settle-invoice", "message-77")?;
+/// let fingerprint = Fingerprint::of(["invoice-1432", "1200"]);
+///
+/// let settle = || async { Ok::<_, Infallible>("settled".to_owned()) };
+/// let first = executor.run(&key, fingerprint, settle).await?;
+/// assert_eq!(first, Ran::Executed("settled".to_owned()));
+/// let again = executor.run(&key, fingerprint, settle).await?;
+/// assert_eq!(again, Ran::Replayed("settled".to_owned()));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
+pub struct Executor<St> {
+    shared: Arc<Shared<St>>,
+}
+
+struct Shared<St> {
+    store: Arc<St>,
+    clock: Arc<dyn Clock>,
+    heart: Arc<Heart<St>>,
+    runs: Arc<Runs>,
+    settings: Settings,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    lease: Duration,
+    retention: Duration,
+    clock_skew: Duration,
+    max_execution: Option<Duration>,
+    max_runs: usize,
+    wait: Duration,
+    store_timeout: Duration,
+    orphan: Orphan<Answer>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            retention: Duration::from_secs(24 * 60 * 60),
+            clock_skew: Duration::from_secs(2),
+            max_execution: None,
+            max_runs: 10_000,
+            wait: Duration::ZERO,
+            store_timeout: Duration::from_secs(5),
+            orphan: Orphan::Retake,
+        }
+    }
+}
+
+impl<St: Store> Executor<St> {
+    /// An executor that keeps its records in `store`.
+    pub fn new(store: St) -> Self {
+        let store = Arc::new(store);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Self {
+            shared: Arc::new(Shared {
+                heart: Heart::new(Arc::clone(&store), Arc::clone(&clock)),
+                store,
+                clock,
+                runs: Arc::default(),
+                settings: Settings::default(),
+            }),
+        }
+    }
+
+    /// How long a run may be silent before its key counts as orphaned. Default: 30 s; at least
+    /// 10 ms.
+    ///
+    /// A run renews its lease each third of this, so it may take much longer: the lease is how
+    /// soon a crash is noticed, not how long work may last.
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        self.set(|settings| settings.lease = lease.max(Duration::from_millis(10)))
+    }
+
+    /// How long an answer is remembered, counted from its completion. Default: 24 h, as Stripe
+    /// does it.
+    #[must_use]
+    pub fn retention(self, retention: Duration) -> Self {
+        self.set(|settings| settings.retention = retention)
+    }
+
+    /// How far the clocks of two processes on one store may be apart. A lease counts as lapsed
+    /// only so long after its deadline. Default: 2 s.
+    #[must_use]
+    pub fn clock_skew(self, clock_skew: Duration) -> Self {
+        self.set(|settings| settings.clock_skew = clock_skew)
+    }
+
+    /// How long a run may take before its lease is no longer renewed. It is not stopped, but
+    /// another may take its key over after the lease. Default: `None`, as long as it needs.
+    #[must_use]
+    pub fn max_execution(self, max_execution: impl Into<Option<Duration>>) -> Self {
+        let max_execution = max_execution.into();
+        self.set(|settings| settings.max_execution = max_execution)
+    }
+
+    /// How many runs may be in flight, detached ones included; more are refused with 503
+    /// `too-many-runs`. Default: 10,000.
+    ///
+    /// A limit on concurrency outside this crate does not see a run that went on after its
+    /// request was dropped. This one does.
+    #[must_use]
+    pub fn max_runs(self, max_runs: usize) -> Self {
+        self.set(|settings| settings.max_runs = max_runs)
+    }
+
+    /// How long a duplicate waits for the run in flight before it is refused with 409
+    /// `in-progress`. Default: zero, it is refused at once.
+    #[must_use]
+    pub fn wait_for_in_flight(self, max: Duration) -> Self {
+        self.set(|settings| settings.wait = max)
+    }
+
+    /// How long the store may take for one call before it counts as unreachable. Default: 5 s.
+    #[must_use]
+    pub fn store_timeout(self, store_timeout: Duration) -> Self {
+        self.set(|settings| settings.store_timeout = store_timeout)
+    }
+
+    /// What it means that a run left no outcome. Default: [`Orphan::Retake`].
+    #[must_use]
+    pub fn orphan(self, orphan: Orphan<Answer>) -> Self {
+        self.set(|settings| settings.orphan = orphan)
+    }
+
+    /// Where wall time comes from. Default: [`SystemClock`].
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        let shared = Arc::make_mut(&mut self.shared);
+        shared.clock = Arc::new(clock);
+        shared.heart = Heart::new(Arc::clone(&shared.store), Arc::clone(&shared.clock));
+        self
+    }
+
+    /// Stops new runs and waits for those in flight.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            runs: Arc::clone(&self.shared.runs),
+        }
+    }
+
+    /// The store that the records are kept in.
+    pub fn store(&self) -> &St {
+        &self.shared.store
+    }
+
+    /// Runs `work` under `key`, or gives the result that was recorded for it.
+    ///
+    /// The result of work that ends with `Ok` is recorded as JSON, so `T` must come back from
+    /// JSON as it went in. When `work` fails or panics, its outcome counts as unknown, and the
+    /// [orphan policy](Self::orphan) decides what the key is worth. An outcome that shall be
+    /// recorded although it is a failure is best put into `T`: `Ok(Err("declined"))`.
+    ///
+    /// Dropping the future does not stop work that has begun: it is finished, and recorded, on
+    /// the runtime.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    ///
+    /// # Panics
+    ///
+    /// When `work` panics, and when called outside of a Tokio runtime with time enabled.
+    pub async fn run<T, E, F, Fut>(
+        &self,
+        key: &IdempotencyKey,
+        fingerprint: Fingerprint,
+        work: F,
+    ) -> Result<Ran<T>, RunError<E>>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.run_attempt(key, fingerprint, |_| work()).await
+    }
+
+    /// [`run`](Self::run), for work that wants to know its key and fencing token.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_attempt<T, E, F, Fut>(
+        &self,
+        key: &IdempotencyKey,
+        fingerprint: Fingerprint,
+        work: F,
+    ) -> Result<Ran<T>, RunError<E>>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(Attempt) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let claimant =
+            Claimant::new(key.clone(), fingerprint, self.now()).map_err(RunError::Store)?;
+        let stage = Arc::new(Stage::default());
+        let executor = self.clone();
+        let run = self.detached(Some(Arc::clone(&stage)), async move {
+            let held = match executor.begin(&claimant, &stage).await {
+                Begun::Held(held) => held,
+                Begun::Completed(completed) => return replayed(&completed.payload),
+                Begun::Refused(conflict) => return Err(conflict.into()),
+            };
+            let attempt = held.attempt(claimant.key.clone());
+            let work = async move {
+                match work(attempt).await {
+                    Ok(value) => match Answer::value(&value) {
+                        Ok(answer) => Finished::recorded(Ok(value), answer),
+                        Err(error) => Finished::recorded(
+                            Err(RunError::Result(error)),
+                            Answer::Value(bytes::Bytes::new()),
+                        ),
+                    },
+                    Err(error) => Finished::unknown(Err(RunError::Work(error))),
+                }
+            };
+            match executor.run_held(held, claimant.key, work).await {
+                Settled::Value { value, .. } => value.map(Ran::Executed),
+                Settled::Superseded(completed) => replayed(&completed.payload),
+            }
+        });
+        run.await
+    }
+
+    /// A future of this executor that is finished even if it is dropped.
+    pub(crate) fn detached<T: Send + 'static>(
+        &self,
+        stage: Option<Arc<Stage>>,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Detached<T> {
+        Detached::new(Arc::clone(&self.shared.runs), stage, future)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut Arc::make_mut(&mut self.shared).settings);
+        self
+    }
+
+    /// A call to the store, for as long as one may take. A call that ends at once costs no timer.
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let limit = self.shared.settings.store_timeout;
+        let mut call = std::pin::pin!(call);
+        let at_once = std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(match call.as_mut().poll(cx) {
+                std::task::Poll::Ready(result) => Some(result),
+                std::task::Poll::Pending => None,
+            })
+        });
+        if let Some(result) = at_once.await {
+            return result;
+        }
+        timeout(limit, call).await.unwrap_or_else(|_| {
+            let message = format!("the store did not answer within {limit:?}");
+            Err(StoreError::new(StoreErrorKind::Unavailable, message).maybe_applied())
+        })
+    }
+}
+
+/// The result that is recorded in `payload`.
+fn replayed<T: DeserializeOwned, E>(payload: &bytes::Bytes) -> Result<Ran<T>, RunError<E>> {
+    match Answer::decode(payload) {
+        Ok(Answer::Value(value)) => serde_json::from_slice(&value)
+            .map(Ran::Replayed)
+            .map_err(RunError::Result),
+        Ok(_) => Err(RunError::Store(StoreError::new(
+            StoreErrorKind::Damaged,
+            "the recorded answer is that of an HTTP request",
+        ))),
+        Err(damage) => Err(RunError::Store(damage.into())),
+    }
+}
+
+impl<St> Clone for Executor<St> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<St> Clone for Shared<St> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            heart: Arc::clone(&self.heart),
+            runs: Arc::clone(&self.runs),
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+impl<St: fmt::Debug> fmt::Debug for Executor<St> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor")
+            .field("store", &self.shared.store)
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One attempt at a key, as its handler sees it: in the extensions of the request, or as an
+/// extractor (feature `axum`).
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    key: IdempotencyKey,
+    token: FencingToken,
+    number: u32,
+}
+
+impl Attempt {
+    fn new(key: IdempotencyKey, lease: &Lease) -> Self {
+        Self {
+            key,
+            token: lease.token,
+            number: lease.attempt,
+        }
+    }
+
+    /// The key.
+    pub const fn key(&self) -> &IdempotencyKey {
+        &self.key
+    }
+
+    /// The fencing token: higher than that of every attempt at the key before.
+    pub const fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// Which attempt this is, counted from 1. More than 1: those before it left no outcome.
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+/// The result of [`Executor::run`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran<T> {
+    /// The work was done now.
+    Executed(T),
+    /// The work was done before, with this result.
+    Replayed(T),
+}
+
+impl<T> Ran<T> {
+    /// The result, whenever the work was done.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Executed(value) | Self::Replayed(value) => value,
+        }
+    }
+}
+
+/// Why [`Executor::run`] has no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError<E> {
+    /// The work is being done.
+    InProgress {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A run before this one left no outcome, and the orphan policy does not let it run again.
+    OutcomeUnknown,
+    /// The key was used with another fingerprint.
+    KeyReused,
+    /// There are as many runs in flight as may be.
+    TooManyRuns,
+    /// The executor was shut down.
+    ShuttingDown,
+    /// The store failed, and the work was not done.
+    Store(StoreError),
+    /// The result cannot be written as JSON, or not be read back. The work was done; it will not
+    /// be done again.
+    Result(serde_json::Error),
+    /// The work itself failed.
+    Work(E),
+}
+
+impl<E: fmt::Display> fmt::Display for RunError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InProgress { .. } => f.write_str("the work is in progress"),
+            Self::OutcomeUnknown => f.write_str("a run before left no outcome"),
+            Self::KeyReused => f.write_str("the idempotency key was used for other work"),
+            Self::TooManyRuns => f.write_str("too many runs are in flight"),
+            Self::ShuttingDown => f.write_str("the executor was shut down"),
+            Self::Store(_) => f.write_str("the store failed, and the work was not done"),
+            Self::Result(_) => f.write_str("the result of the work cannot be kept as JSON"),
+            Self::Work(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Result(error) => Some(error),
+            Self::Work(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl<E> From<Conflict> for RunError<E> {
+    fn from(conflict: Conflict) -> Self {
+        match conflict {
+            Conflict::InProgress { retry_after } => Self::InProgress { retry_after },
+            Conflict::OutcomeUnknown => Self::OutcomeUnknown,
+            Conflict::Reused => Self::KeyReused,
+            Conflict::TooManyRuns => Self::TooManyRuns,
+            // Nobody is there to see it.
+            Conflict::ShuttingDown | Conflict::Left => Self::ShuttingDown,
+            Conflict::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// Why a claimer neither runs nor gets an answer.
+#[derive(Debug)]
+pub(crate) enum Conflict {
+    InProgress {
+        retry_after: Duration,
+    },
+    OutcomeUnknown,
+    Reused,
+    TooManyRuns,
+    ShuttingDown,
+    /// The one who asked has gone before the work began, so it did not begin.
+    Left,
+    Store(StoreError),
+}

@@ -1,0 +1,393 @@
+//! The layer and its settings.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderName;
+use http::request::Parts;
+use http::{Method, Response};
+use tower_layer::Layer;
+
+use crate::body::AnyBodyLayer;
+use crate::clock::Clock;
+use crate::executor::{Executor, Handle};
+use crate::policy::{Orphan, Recording};
+use crate::problem::{Refusal, Responder};
+use crate::request::{FingerprintSource, KeySource};
+use crate::response::{Answer, StoredResponse};
+use crate::service::Idempotency;
+use crate::settings::{Settings, Shared};
+use crate::store::Store;
+
+/// Runs each request that carries an idempotency key at most once, and replays its answer to
+/// every retry. What clients see is [the contract](crate#the-contract).
+///
+/// ```
+/// # #[cfg(all(feature = "memory", feature = "axum"))] {
+/// use std::time::Duration;
+/// use axum::{Router, routing::post};
+/// use tower_idempotency::{IdempotencyLayer, store::MemoryStore};
+///
+/// async fn charge() -> &'static str {
+///     "charged"
+/// }
+///
+/// let idempotency = IdempotencyLayer::new(MemoryStore::new())
+///     .require_key(true)
+///     .wait_for_in_flight(Duration::from_secs(10));
+/// let app: Router = Router::new().route("/v1/charges", post(charge)).layer(idempotency);
+/// # }
+/// ```
+///
+/// Clones share the store, the count of runs and the [`handle`](Self::handle), also when their
+/// settings are changed afterwards: a layer with other settings for some routes is a clone.
+///
+/// # Where to put it
+///
+/// Inside of what must see every request, replayed or not: tracing, rate limits, and above all
+/// authentication, so that a caller whose access was withdrawn does not get a replay. Outside of
+/// what changes a response for one client alone, such as compression: the layer stores what
+/// comes out of the service it wraps. With [`Router::layer`] that order is bottom to top.
+///
+/// [`Router::layer`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.layer
+#[derive(Debug)]
+pub struct IdempotencyLayer<St> {
+    shared: Arc<Shared<St>>,
+}
+
+impl<St: Store> IdempotencyLayer<St> {
+    /// A layer that keeps its records in `store`, with the defaults that each setting names.
+    pub fn new(store: St) -> Self {
+        Self::with_executor(Executor::new(store))
+    }
+
+    /// A layer that runs requests on an executor of your own, which then shares its records,
+    /// lease settings and limits with other work.
+    ///
+    /// Its orphan policy applies as it is; a reconciled [`Answer`] should be an
+    /// [`Answer::Response`].
+    pub fn with_executor(executor: Executor<St>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                executor,
+                settings: Settings::default(),
+            }),
+        }
+    }
+
+    // Which requests are guarded.
+
+    /// The methods that are guarded. Requests with others pass through. Default: `POST` and
+    /// `PATCH`.
+    #[must_use]
+    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        let methods = methods.into_iter().collect();
+        self.set(|settings| settings.methods = methods)
+    }
+
+    /// Guards only requests that `guard` picks. Default: all with a guarded method.
+    #[must_use]
+    pub fn filter(self, guard: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.set(|settings| settings.filter = Some(Arc::new(guard)))
+    }
+
+    /// Whether a request without a key is refused with 400 `missing-key`, or passes through.
+    /// Default: `false`, it passes.
+    #[must_use]
+    pub fn require_key(self, required: bool) -> Self {
+        self.set(|settings| settings.key_required = required)
+    }
+
+    // Whose key it is.
+
+    /// Where the key comes from. Default: the header `Idempotency-Key`, bare or quoted.
+    #[must_use]
+    pub fn key_source(self, source: KeySource) -> Self {
+        self.set(|settings| settings.identification.source = source)
+    }
+
+    /// What keeps the keys of this service or environment apart from those of others in the same
+    /// store. Default: empty.
+    #[must_use]
+    pub fn namespace(self, namespace: impl Into<Cow<'static, str>>) -> Self {
+        let namespace = namespace.into();
+        self.set(|settings| settings.identification.namespace = namespace)
+    }
+
+    /// Names the tenant that a request's key belongs to: two tenants may use one key, and never
+    /// meet. Default: none.
+    ///
+    /// Take the tenant from what authentication has established, not from what the client says.
+    /// Where there is no scope, or `scope` gives `None`, the `Authorization` header is part of
+    /// the *fingerprint*: another caller with the same key gets a 422 `key-reused`, never
+    /// somebody's response; and a caller whose token was rotated between two tries gets a 422,
+    /// never a second charge.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use std::borrow::Cow;
+    /// use tower_idempotency::{IdempotencyLayer, store::MemoryStore};
+    ///
+    /// #[derive(Clone)]
+    /// struct Account(String);
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).scope(|request| {
+    ///     let account = request.extensions.get::<Account>()?;
+    ///     Some(Cow::Borrowed(account.0.as_str()))
+    /// });
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn scope<F>(self, scope: F) -> Self
+    where
+        F: for<'a> Fn(&'a Parts) -> Option<Cow<'a, str>> + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.identification.scope = Some(Arc::new(scope)))
+    }
+
+    /// Names what a request is done to. With the method, it is the operation that a key belongs
+    /// to. Default: the path of the URI.
+    ///
+    /// A router that is nested in another may see a path without its prefix. Where two nested
+    /// routers share a store, give each a [`namespace`](Self::namespace), or take the original
+    /// path, with axum [`original_path`](crate::original_path) (feature `axum`).
+    #[must_use]
+    pub fn target<F>(self, target: F) -> Self
+    where
+        F: for<'a> Fn(&'a Parts) -> Cow<'a, str> + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.identification.target = Some(Arc::new(target)))
+    }
+
+    /// What of the body must be equal in a request and its retry. Default: all of it. Scope or
+    /// credentials, operation, query and media type must be equal in any case.
+    #[must_use]
+    pub fn fingerprint(self, source: FingerprintSource) -> Self {
+        self.set(|settings| settings.identification.fingerprinting.source = source)
+    }
+
+    /// Request headers that must be equal in a request and its retry, such as `Stripe-Version`
+    /// or an API key of your own. Default: none.
+    #[must_use]
+    pub fn fingerprint_headers(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        let headers = headers.into_iter().collect();
+        self.set(|settings| settings.identification.fingerprinting.headers = headers)
+    }
+
+    // Bodies and responses.
+
+    /// The longest body, in bytes, that a request with a key may have; a longer one is refused
+    /// with 413 `request-too-large`. Default: 1 MiB.
+    #[must_use]
+    pub fn max_request_body(self, bytes: usize) -> Self {
+        self.set(|settings| settings.max_request_body = bytes)
+    }
+
+    /// The longest response body, in bytes, that is stored. A longer one is handed through as it
+    /// comes, and retries are refused with 409 `response-not-stored`. Default: 1 MiB.
+    ///
+    /// Up to here a response is read to its end before the client gets its first byte. One that
+    /// is slow by nature should be marked with
+    /// [`RecordingOverride::Stream`](crate::RecordingOverride::Stream); `text/event-stream` and
+    /// protocol switches are handed through at once in any case.
+    #[must_use]
+    pub fn max_response_body(self, bytes: usize) -> Self {
+        self.set(|settings| settings.max_response_body = bytes)
+    }
+
+    /// Which responses are recorded. Default: [`Recording::Deterministic`].
+    #[must_use]
+    pub fn recording(self, recording: Recording) -> Self {
+        self.set(|settings| settings.recording = recording)
+    }
+
+    /// Response headers that are not stored. Default: `Set-Cookie`. `Date` and the fields of one
+    /// connection ([RFC 9110, section 7.6.1]) never are.
+    ///
+    /// The first client gets all headers; this is about replays. An empty list makes cookies
+    /// part of them.
+    ///
+    /// [RFC 9110, section 7.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+    #[must_use]
+    pub fn unstored_headers(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        let headers = headers.into_iter().collect();
+        self.set(|settings| settings.unstored_headers = headers)
+    }
+
+    /// Whether answers tell when the key was first seen and when it expires, in
+    /// [`IDEMPOTENCY_FIRST_SEEN`](crate::IDEMPOTENCY_FIRST_SEEN) and
+    /// [`IDEMPOTENCY_EXPIRES`](crate::IDEMPOTENCY_EXPIRES). Default: `false`.
+    #[must_use]
+    pub fn report_times(self, report: bool) -> Self {
+        self.set(|settings| settings.report_times = report)
+    }
+
+    // Refusals and failures.
+
+    /// What a problem's code is appended to, to make its `type`. Default: a page of this crate's
+    /// documentation.
+    #[must_use]
+    pub fn problem_type(self, base: impl Into<Cow<'static, str>>) -> Self {
+        let type_base = base.into();
+        self.set(|settings| settings.responder = Responder::Problem { type_base })
+    }
+
+    /// Makes the response to a refusal. Default: [`Refusal::to_problem`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use tower_idempotency::{IdempotencyLayer, Refusal, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).on_refusal(|refusal: &Refusal| {
+    ///     let mut response = Response::new(Bytes::from(format!("no: {}\n", refusal.detail())));
+    ///     *response.status_mut() = refusal.reason().status();
+    ///     response
+    /// });
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_refusal(
+        self,
+        respond: impl Fn(&Refusal) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|settings| settings.responder = Responder::Application(Arc::new(respond)))
+    }
+
+    /// Whether a request runs unprotected while the store cannot be reached. Its response then
+    /// says so, in [`IDEMPOTENCY_UNPROTECTED`](crate::IDEMPOTENCY_UNPROTECTED). Default: `false`,
+    /// it is refused with 503 `store-unavailable` and does not run.
+    ///
+    /// A store that is full, or a record that is damaged, is refused in any case: there, the
+    /// operation may have run already.
+    #[must_use]
+    pub fn fail_open(self, fail_open: bool) -> Self {
+        self.set(|settings| settings.fail_open = fail_open)
+    }
+
+    // Who holds it.
+
+    /// See [`Executor::lease`]. Default: 30 s.
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        self.with(|executor| executor.lease(lease))
+    }
+
+    /// See [`Executor::retention`]. Default: 24 h.
+    #[must_use]
+    pub fn retention(self, retention: Duration) -> Self {
+        self.with(|executor| executor.retention(retention))
+    }
+
+    /// See [`Executor::clock_skew`]. Default: 2 s.
+    #[must_use]
+    pub fn clock_skew(self, clock_skew: Duration) -> Self {
+        self.with(|executor| executor.clock_skew(clock_skew))
+    }
+
+    /// See [`Executor::max_execution`]. Default: `None`.
+    #[must_use]
+    pub fn max_execution(self, max_execution: impl Into<Option<Duration>>) -> Self {
+        self.with(|executor| executor.max_execution(max_execution))
+    }
+
+    /// See [`Executor::max_runs`]. Default: 10,000.
+    #[must_use]
+    pub fn max_runs(self, max_runs: usize) -> Self {
+        self.with(|executor| executor.max_runs(max_runs))
+    }
+
+    /// See [`Executor::wait_for_in_flight`]. Default: zero.
+    #[must_use]
+    pub fn wait_for_in_flight(self, max: Duration) -> Self {
+        self.with(|executor| executor.wait_for_in_flight(max))
+    }
+
+    /// See [`Executor::store_timeout`]. Default: 5 s.
+    #[must_use]
+    pub fn store_timeout(self, store_timeout: Duration) -> Self {
+        self.with(|executor| executor.store_timeout(store_timeout))
+    }
+
+    /// What it means that a run left no outcome. Default: [`Orphan::Retake`].
+    #[must_use]
+    pub fn orphan(self, orphan: Orphan<Response<Bytes>>) -> Self {
+        let orphan = orphan.map(|response| Answer::Response(StoredResponse::from(response)));
+        self.with(|executor| executor.orphan(orphan))
+    }
+
+    /// See [`Executor::clock`].
+    #[must_use]
+    pub fn clock(self, clock: impl Clock) -> Self {
+        self.with(|executor| executor.clock(clock))
+    }
+
+    /// Stops new runs and waits for those in flight.
+    pub fn handle(&self) -> Handle {
+        self.shared.executor.handle()
+    }
+
+    /// What the requests run on.
+    pub fn executor(&self) -> &Executor<St> {
+        &self.shared.executor
+    }
+
+    /// The same layer for services whose bodies cannot be made from buffered bytes: it puts the
+    /// bodies of requests and responses into [`GuardedBody`](crate::GuardedBody).
+    ///
+    /// For axum, tonic and boxed bodies the layer itself is the better choice, for it leaves
+    /// their types as they are.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use std::convert::Infallible;
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// use tower::ServiceBuilder;
+    /// use tower_idempotency::{GuardedBody, IdempotencyLayer, store::MemoryStore};
+    ///
+    /// type Incoming = Full<Bytes>; // hyper::body::Incoming, in a server
+    ///
+    /// async fn charge(_: Request<GuardedBody<Incoming>>) -> Result<Response<Full<Bytes>>, Infallible> {
+    ///     Ok(Response::new(Full::from("charged")))
+    /// }
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).for_any_body();
+    /// let service = ServiceBuilder::new().layer(layer).service_fn(charge);
+    /// # }
+    /// ```
+    pub fn for_any_body(self) -> AnyBodyLayer<St> {
+        AnyBodyLayer::new(self)
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut Arc::make_mut(&mut self.shared).settings);
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(Executor<St>) -> Executor<St>) -> Self {
+        let shared = Arc::make_mut(&mut self.shared);
+        shared.executor = change(shared.executor.clone());
+        self
+    }
+}
+
+impl<St> Clone for IdempotencyLayer<St> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<S, St: Store> Layer<S> for IdempotencyLayer<St> {
+    type Service = Idempotency<S, St>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Idempotency::new(inner, Arc::clone(&self.shared))
+    }
+}

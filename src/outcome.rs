@@ -1,0 +1,95 @@
+//! What an answer says of how it came about.
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+
+use crate::clock::Timestamp;
+use crate::executor::Recorded;
+use crate::key::IDEMPOTENCY_KEY;
+use crate::problem::RefusalReason;
+
+/// `Idempotent-Replayed: true` stands on every replayed answer, as Stripe does it.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// `Idempotency-First-Seen`: when the key was first claimed, as an HTTP date
+/// ([RFC 9110, section 5.6.7]). On answers of a layer that
+/// [reports times](crate::IdempotencyLayer::report_times).
+///
+/// [RFC 9110, section 5.6.7]: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7
+pub const IDEMPOTENCY_FIRST_SEEN: HeaderName = HeaderName::from_static("idempotency-first-seen");
+
+/// `Idempotency-Expires`: when the answer to the key may be forgotten, as an HTTP date. On
+/// answers of a layer that [reports times](crate::IdempotencyLayer::report_times).
+pub const IDEMPOTENCY_EXPIRES: HeaderName = HeaderName::from_static("idempotency-expires");
+
+/// `Idempotency-Unprotected: true` stands on an answer to a request that ran although the store
+/// could not be reached; see [`fail_open`](crate::IdempotencyLayer::fail_open).
+pub const IDEMPOTENCY_UNPROTECTED: HeaderName = HeaderName::from_static("idempotency-unprotected");
+
+/// The response headers that a browser may read only if `Access-Control-Expose-Headers` names
+/// them: for tower-http, `CorsLayer::new().expose_headers(EXPOSED_HEADERS)`.
+pub const EXPOSED_HEADERS: [HeaderName; 6] = [
+    IDEMPOTENCY_EXPIRES,
+    IDEMPOTENCY_FIRST_SEEN,
+    IDEMPOTENCY_KEY,
+    IDEMPOTENCY_UNPROTECTED,
+    IDEMPOTENT_REPLAYED,
+    RETRY_AFTER,
+];
+
+/// What the layer did with a request: in the extensions of the response, for logs and metrics
+/// of the layers outside. A response without it passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The handler ran, and this became of its answer.
+    Executed(Recorded),
+    /// The handler did not run: the layer refused the request.
+    Refused(RefusalReason),
+    /// The handler did not run: this is the recorded answer.
+    Replayed,
+    /// The handler ran unprotected, for the store could not be reached.
+    Unprotected,
+}
+
+/// Says when the key was first seen and when it expires.
+pub(crate) fn report_times(
+    headers: &mut HeaderMap,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+) {
+    headers.insert(IDEMPOTENCY_FIRST_SEEN, http_date(created_at));
+    if let Some(expires_at) = expires_at {
+        headers.insert(IDEMPOTENCY_EXPIRES, http_date(expires_at));
+    }
+}
+
+fn http_date(timestamp: Timestamp) -> HeaderValue {
+    // The last second that an HTTP date can name: 9999-12-31T23:59:59Z.
+    const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_000);
+    let date = httpdate::fmt_http_date(timestamp.min(LAST).into());
+    HeaderValue::try_from(date).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_http_dates_even_at_the_end_of_time() {
+        let mut headers = HeaderMap::new();
+        report_times(
+            &mut headers,
+            Timestamp::from_millis(784_111_777_999),
+            Some(Timestamp::from_micros(u64::MAX)),
+        );
+        assert_eq!(
+            headers[IDEMPOTENCY_FIRST_SEEN],
+            "Sun, 06 Nov 1994 08:49:37 GMT"
+        );
+        assert_eq!(
+            headers[IDEMPOTENCY_EXPIRES],
+            "Fri, 31 Dec 9999 23:59:59 GMT"
+        );
+    }
+}

@@ -1,0 +1,7 @@
+//! What is recorded, and what an orphan means.
+
+mod orphan;
+mod recording;
+
+pub use self::orphan::{Orphan, Orphaned, Reconcile, Reconciled};
+pub use self::recording::{Recording, RecordingOverride, When};

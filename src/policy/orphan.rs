@@ -1,0 +1,127 @@
+//! What an orphan means: an attempt that ended, or vanished, without an outcome.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::fingerprint::Fingerprint;
+use crate::key::IdempotencyKey;
+use crate::record::FencingToken;
+
+/// What happens to a key whose attempt left no outcome: its process died or stopped past its
+/// lease, its handler panicked, or the service failed with an error.
+///
+/// After a crash the policy decides as soon as the lease has lapsed and the key is asked for
+/// again; after a panic or an error at once.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Orphan<T> {
+    /// Run it again. The work is done at least once; twice only if the lost attempt had done it.
+    /// The default.
+    #[default]
+    Retake,
+    /// Never run it again: the key stays refused with `outcome-unknown` until its retention
+    /// ends or an operator removes it. The work is done at most once.
+    Hold,
+    /// Ask the business system what became of the lost attempt. Exactly once, as far as it
+    /// knows the answer.
+    Reconcile(Reconcile<T>),
+}
+
+impl<T: 'static> Orphan<T> {
+    /// Asks `reconcile` what became of a lost attempt. It is asked by one attempt at a time,
+    /// which holds the key's lease meanwhile.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use tower_idempotency::{Orphan, Orphaned, Reconciled};
+    ///
+    /// # async fn charge_of(_: &str) -> Result<Option<String>, ()> { Ok(None) }
+    /// let orphan: Orphan<Response<Bytes>> = Orphan::reconcile(|orphaned: Orphaned| async move {
+    ///     match charge_of(orphaned.key.as_str()).await {
+    ///         Ok(Some(charge)) => Reconciled::Completed(Response::new(Bytes::from(charge))),
+    ///         Ok(None) => Reconciled::NotExecuted,
+    ///         Err(()) => Reconciled::Unknown,
+    ///     }
+    /// });
+    /// ```
+    pub fn reconcile<F, Fut>(reconcile: F) -> Self
+    where
+        F: Fn(Orphaned) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Reconciled<T>> + Send + 'static,
+    {
+        Self::Reconcile(Reconcile(Arc::new(move |orphaned| {
+            Box::pin(reconcile(orphaned))
+        })))
+    }
+
+    /// The same policy, with the answers that it finds turned into another type.
+    pub(crate) fn map<U: 'static>(self, turn: fn(T) -> U) -> Orphan<U> {
+        match self {
+            Self::Retake => Orphan::Retake,
+            Self::Hold => Orphan::Hold,
+            Self::Reconcile(reconcile) => Orphan::reconcile(move |orphaned| {
+                let answer = reconcile.ask(orphaned);
+                async move {
+                    match answer.await {
+                        Reconciled::Completed(value) => Reconciled::Completed(turn(value)),
+                        Reconciled::NotExecuted => Reconciled::NotExecuted,
+                        Reconciled::Unknown => Reconciled::Unknown,
+                    }
+                }
+            }),
+        }
+    }
+}
+
+/// Asks the business system; see [`Orphan::reconcile`].
+pub struct Reconcile<T>(Arc<Ask<T>>);
+
+type Ask<T> = dyn Fn(Orphaned) -> Asked<T> + Send + Sync;
+type Asked<T> = Pin<Box<dyn Future<Output = Reconciled<T>> + Send>>;
+
+impl<T> Reconcile<T> {
+    pub(crate) fn ask(&self, orphaned: Orphaned) -> Asked<T> {
+        (self.0)(orphaned)
+    }
+}
+
+impl<T> Clone for Reconcile<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> fmt::Debug for Reconcile<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconcile").finish_non_exhaustive()
+    }
+}
+
+/// The attempt whose outcome is asked for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Orphaned {
+    /// Its key.
+    pub key: IdempotencyKey,
+    /// The fingerprint of its request.
+    pub fingerprint: Fingerprint,
+    /// The fencing token of the attempt that asks. The lost one's was lower, unless it is the
+    /// one that asks, after a panic or an error of its own.
+    pub token: FencingToken,
+}
+
+/// What became of a lost attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reconciled<T> {
+    /// It carried out the work, and this is the answer to it: the key completes with it.
+    Completed(T),
+    /// It did not carry out the work, and will not: the work may run.
+    NotExecuted,
+    /// Nobody can tell, for now: the key stays refused with `outcome-unknown`, and the next
+    /// request with it asks again.
+    Unknown,
+}

@@ -1,0 +1,340 @@
+//! Refusals, as problem details ([RFC 9457]).
+//!
+//! [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use crate::error::StoreError;
+use crate::executor::Conflict;
+use crate::key::InvalidKey;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the types of problems are described, unless a base is set: a section of this crate's
+/// documentation each.
+pub(crate) const DEFAULT_PROBLEM_TYPE_BASE: &str =
+    "https://docs.rs/tower-idempotency/latest/tower_idempotency/enum.RefusalReason.html#";
+
+/// Why a request was refused. Its [`code`](Self::code) is stable, and what clients should
+/// program against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// <a id="in-progress"></a>409 `in-progress`: the first request with the key still runs. Try again with the same
+    /// key.
+    InProgress,
+    /// <a id="invalid-key"></a>400 `invalid-key`: the key is malformed.
+    InvalidKey,
+    /// <a id="key-reused"></a>422 `key-reused`: the key belongs to another request. A new request needs a new key.
+    KeyReused,
+    /// <a id="missing-key"></a>400 `missing-key`: a key is required.
+    MissingKey,
+    /// <a id="outcome-unknown"></a>409 `outcome-unknown`: a run under the key ended without an outcome, and is not repeated.
+    OutcomeUnknown,
+    /// <a id="request-too-large"></a>413 `request-too-large`: the request body is longer than the layer may buffer.
+    RequestTooLarge,
+    /// <a id="response-not-stored"></a>409 `response-not-stored`: the operation ran, but its response was too large, or a
+    /// stream, and only the first client got it.
+    ResponseNotStored,
+    /// <a id="shutting-down"></a>503 `shutting-down`: the service stops. Try again with the same key.
+    ShuttingDown,
+    /// <a id="store-unavailable"></a>503 `store-unavailable`: the store of records cannot be asked. Try again with the same
+    /// key.
+    StoreUnavailable,
+    /// <a id="too-many-runs"></a>503 `too-many-runs`: the service has as many runs in flight as it may. Try again with
+    /// the same key.
+    TooManyRuns,
+    /// <a id="unreadable-request"></a>400 `unreadable-request`: the request body broke off.
+    UnreadableRequest,
+}
+
+impl RefusalReason {
+    /// The machine-readable code.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::InProgress => "in-progress",
+            Self::InvalidKey => "invalid-key",
+            Self::KeyReused => "key-reused",
+            Self::MissingKey => "missing-key",
+            Self::OutcomeUnknown => "outcome-unknown",
+            Self::RequestTooLarge => "request-too-large",
+            Self::ResponseNotStored => "response-not-stored",
+            Self::ShuttingDown => "shutting-down",
+            Self::StoreUnavailable => "store-unavailable",
+            Self::TooManyRuns => "too-many-runs",
+            Self::UnreadableRequest => "unreadable-request",
+        }
+    }
+
+    /// The status of the default response.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidKey | Self::MissingKey | Self::UnreadableRequest => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::InProgress | Self::OutcomeUnknown | Self::ResponseNotStored => {
+                StatusCode::CONFLICT
+            }
+            Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// A short, fixed summary. Where the draft has one, it is the draft's ([section 2.7]).
+    ///
+    /// [section 2.7]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07#section-2.7
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::InProgress => "A request is outstanding for this Idempotency-Key",
+            Self::InvalidKey => "Idempotency-Key is malformed",
+            Self::KeyReused => "Idempotency-Key is already used",
+            Self::MissingKey => "Idempotency-Key is missing",
+            Self::OutcomeUnknown => "The outcome of this operation is not known",
+            Self::RequestTooLarge => "The request body is too large",
+            Self::ResponseNotStored => "The response to this operation was not stored",
+            Self::ShuttingDown => "The service is shutting down",
+            Self::StoreUnavailable => "Idempotency records are unavailable",
+            Self::TooManyRuns => "Too many operations are in progress",
+            Self::UnreadableRequest => "The request body could not be read",
+        }
+    }
+
+    /// Whether the same request, with the same key, may be sent again.
+    pub const fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::InProgress
+                | Self::ShuttingDown
+                | Self::StoreUnavailable
+                | Self::TooManyRuns
+                | Self::UnreadableRequest
+        )
+    }
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// A request that the layer answered itself.
+#[derive(Debug)]
+pub struct Refusal {
+    reason: RefusalReason,
+    detail: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    store_error: Option<StoreError>,
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: RefusalReason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+            retry_after: None,
+            store_error: None,
+        }
+    }
+
+    pub(crate) fn missing_key() -> Self {
+        Self::new(
+            RefusalReason::MissingKey,
+            "this operation must be requested with an idempotency key",
+        )
+    }
+
+    /// Why.
+    pub const fn reason(&self) -> RefusalReason {
+        self.reason
+    }
+
+    /// What is wrong, in a sentence for the developer of the client. It names nothing that
+    /// another client sent.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// When to try again.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// [`retry_after`](Self::retry_after) as the `Retry-After` field has it: in whole seconds,
+    /// rounded up.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        let retry_after = self.retry_after?;
+        let partial = u64::from(retry_after.subsec_nanos() > 0);
+        Some(retry_after.as_secs().saturating_add(partial))
+    }
+
+    /// The fault of the store behind a `store-unavailable`. For logs: it may name hosts.
+    pub const fn store_error(&self) -> Option<&StoreError> {
+        self.store_error.as_ref()
+    }
+
+    /// The default response: problem details, with `Retry-After` where it is known when to try
+    /// again. `type_base` and the code make the problem's `type`.
+    pub fn to_problem(&self, type_base: &str) -> Response<Bytes> {
+        let status = self.reason.status();
+        let mut problem = json!({
+            "type": format!("{type_base}{}", self.reason.code()),
+            "title": self.reason.title(),
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "code": self.reason.code(),
+        });
+        if matches!(status.as_u16(), 409 | 422 | 503) {
+            problem["retryable"] = self.reason.is_retryable().into();
+        }
+        let mut response = Response::new(Bytes::from(problem.to_string()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(seconds) = self.retry_after_seconds() {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+impl From<InvalidKey> for Refusal {
+    fn from(invalid: InvalidKey) -> Self {
+        Self::new(RefusalReason::InvalidKey, invalid.to_string())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            store_error: Some(error),
+            ..Self::new(
+                RefusalReason::StoreUnavailable,
+                "the request was not executed, because its idempotency record cannot be reached",
+            )
+        }
+    }
+}
+
+impl From<Conflict> for Refusal {
+    fn from(conflict: Conflict) -> Self {
+        let (reason, detail, retry_after) = match conflict {
+            Conflict::Store(error) => return error.into(),
+            Conflict::InProgress { retry_after } => (
+                RefusalReason::InProgress,
+                "the first request with this idempotency key is still being executed",
+                Some(retry_after),
+            ),
+            Conflict::OutcomeUnknown => (
+                RefusalReason::OutcomeUnknown,
+                "an earlier request with this idempotency key ended without an outcome; whether it was carried out is not known, and it is not repeated",
+                None,
+            ),
+            Conflict::Reused => (
+                RefusalReason::KeyReused,
+                "this idempotency key was used for a request with other contents; a new request needs a new key",
+                None,
+            ),
+            Conflict::TooManyRuns => (
+                RefusalReason::TooManyRuns,
+                "the request was not executed, because too many others are in progress",
+                Some(Duration::from_secs(1)),
+            ),
+            Conflict::ShuttingDown | Conflict::Left => (
+                RefusalReason::ShuttingDown,
+                "the request was not executed, because the service is shutting down",
+                Some(Duration::from_secs(1)),
+            ),
+        };
+        Self {
+            retry_after,
+            ..Self::new(reason, detail)
+        }
+    }
+}
+
+/// Makes the response to a refusal.
+#[derive(Clone)]
+pub(crate) enum Responder {
+    Problem { type_base: Cow<'static, str> },
+    Application(Arc<dyn Fn(&Refusal) -> Response<Bytes> + Send + Sync>),
+}
+
+impl Responder {
+    pub(crate) fn respond(&self, refusal: &Refusal) -> Response<Bytes> {
+        match self {
+            Self::Problem { type_base } => refusal.to_problem(type_base),
+            Self::Application(respond) => respond(refusal),
+        }
+    }
+}
+
+impl Default for Responder {
+    fn default() -> Self {
+        Self::Problem {
+            type_base: Cow::Borrowed(DEFAULT_PROBLEM_TYPE_BASE),
+        }
+    }
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Problem { type_base } => f.debug_tuple("Problem").field(type_base).finish(),
+            Self::Application(_) => f.write_str("Application"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_has_all_its_members() {
+        let refusal = Refusal::from(Conflict::InProgress {
+            retry_after: Duration::from_millis(1_001),
+        });
+        let response = refusal.to_problem("https://example.com/problems#");
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let problem: serde_json::Value =
+            serde_json::from_slice(response.body()).expect("it is JSON");
+        assert_eq!(
+            problem,
+            json!({
+                "type": "https://example.com/problems#in-progress",
+                "title": "A request is outstanding for this Idempotency-Key",
+                "status": 409,
+                "detail": "the first request with this idempotency key is still being executed",
+                "code": "in-progress",
+                "retryable": true,
+            })
+        );
+    }
+
+    #[test]
+    fn a_400_says_nothing_of_retries() {
+        let refusal = Refusal::from(InvalidKey::Empty);
+        let response = refusal.to_problem("");
+        let problem: serde_json::Value =
+            serde_json::from_slice(response.body()).expect("it is JSON");
+        assert_eq!(problem.get("retryable"), None);
+        assert_eq!(response.headers().get(RETRY_AFTER), None);
+    }
+}

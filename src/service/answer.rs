@@ -1,0 +1,97 @@
+//! Answers that the layer gives itself.
+
+use bytes::Bytes;
+use http::Response;
+use http::header::HeaderValue;
+
+use crate::body::{BufferedBody, FromBuffered};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::outcome::{IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, report_times};
+use crate::problem::{Refusal, RefusalReason};
+use crate::record::Completed;
+use crate::response::{Answer, StoredResponse};
+use crate::settings::Shared;
+use crate::store::Store;
+
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+
+impl<St: Store> Shared<St> {
+    /// The recorded answer, or why there is none to give.
+    pub(super) fn replay<RB: FromBuffered>(&self, completed: &Completed) -> Response<RB> {
+        let stored = match Answer::decode(&completed.payload) {
+            Ok(Answer::Response(stored)) => stored,
+            Ok(Answer::NotStored { .. }) => {
+                return self.refuse(Refusal::new(
+                    RefusalReason::ResponseNotStored,
+                    "the operation was carried out, but its response was not stored; only the first request with this idempotency key got it",
+                ));
+            }
+            Ok(Answer::Value(_)) => {
+                let error = StoreError::new(
+                    StoreErrorKind::Damaged,
+                    "the recorded answer is not that of an HTTP request",
+                );
+                return self.refuse(error.into());
+            }
+            Err(damage) => return self.refuse(StoreError::from(damage).into()),
+        };
+        let mut response = made_again(stored);
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, TRUE);
+        if self.settings.report_times {
+            report_times(
+                response.headers_mut(),
+                completed.created_at,
+                Some(completed.expires_at),
+            );
+        }
+        response.extensions_mut().insert(Outcome::Replayed);
+        response
+    }
+
+    pub(super) fn refuse<RB: FromBuffered>(&self, refusal: Refusal) -> Response<RB> {
+        if let Some(error) = refusal.store_error() {
+            tracing::warn!(
+                error = error as &(dyn std::error::Error + 'static),
+                kind = ?error.kind(),
+                "a request was refused, for its idempotency record cannot be reached"
+            );
+        }
+        let mut response = self
+            .settings
+            .responder
+            .respond(&refusal)
+            .map(|body| whole(body, None));
+        response
+            .extensions_mut()
+            .insert(Outcome::Refused(refusal.reason()));
+        response
+    }
+
+    /// Whether a request runs although the store failed with `error`. Not if the operation may
+    /// have run already: a damaged record says that something did.
+    pub(super) fn runs_unprotected(&self, error: &StoreError) -> bool {
+        self.settings.fail_open
+            && matches!(
+                error.kind(),
+                StoreErrorKind::Unavailable | StoreErrorKind::Unusable
+            )
+    }
+}
+
+/// Marks the response of a request that ran without protection.
+pub(super) fn unprotected<RB>(mut response: Response<RB>) -> Response<RB> {
+    response.headers_mut().insert(IDEMPOTENCY_UNPROTECTED, TRUE);
+    response.extensions_mut().insert(Outcome::Unprotected);
+    response
+}
+
+fn made_again<RB: FromBuffered>(stored: StoredResponse) -> Response<RB> {
+    let mut response = Response::new(whole(stored.body, stored.trailers));
+    *response.status_mut() = stored.status;
+    *response.headers_mut() = stored.headers;
+    response
+}
+
+fn whole<RB: FromBuffered>(body: Bytes, trailers: Option<http::HeaderMap>) -> RB {
+    RB::from_buffered(BufferedBody::whole(body, trailers))
+}

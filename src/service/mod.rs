@@ -1,0 +1,239 @@
+//! HTTP onto the executor.
+
+mod answer;
+mod guarded;
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use self::guarded::{Guarded, Next};
+use crate::body::{Collector, FromBuffered};
+use crate::executor::Detached;
+use crate::problem::{BoxError, Refusal};
+use crate::settings::Shared;
+use crate::store::Store;
+
+/// The service that an [`IdempotencyLayer`](crate::IdempotencyLayer) makes.
+///
+/// Its error is that of the service it wraps; what it refuses, it answers.
+#[derive(Debug)]
+pub struct Idempotency<S, St> {
+    inner: S,
+    shared: Arc<Shared<St>>,
+}
+
+impl<S, St> Idempotency<S, St> {
+    pub(crate) const fn new(inner: S, shared: Arc<Shared<St>>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S: Clone, St> Clone for Idempotency<S, St> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<S, St, B, RB> Service<Request<B>> for Idempotency<S, St>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    St: Store,
+    B: FromBuffered<Error: Into<BoxError>> + Send + 'static,
+    RB: FromBuffered + Send + 'static,
+{
+    type Response = Response<RB>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B, St>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let settings = &self.shared.settings;
+        if !settings.may_guard(&request) {
+            return ResponseFuture::new(State::passing(self.inner.call(request)));
+        }
+        let (parts, body) = request.into_parts();
+        if !settings.is_picked(&parts) {
+            let request = Request::from_parts(parts, body);
+            return ResponseFuture::new(State::passing(self.inner.call(request)));
+        }
+        // What is wrong with a key in a header is said before the body is read.
+        let refusal = match settings.identification.source.may_have_key(&parts) {
+            Ok(true) => {
+                // The clone stays; the service that was polled ready goes with the request.
+                let clone = self.inner.clone();
+                return ResponseFuture::new(State::Reading {
+                    reading: Some(Reading {
+                        collector: Collector::new(settings.max_request_body),
+                        body,
+                        guarded: Guarded {
+                            parts,
+                            inner: mem::replace(&mut self.inner, clone),
+                            shared: Arc::clone(&self.shared),
+                        },
+                    }),
+                });
+            }
+            Ok(false) => Refusal::missing_key(),
+            Err(invalid) => invalid.into(),
+        };
+        ResponseFuture::new(State::answered(self.shared.refuse(refusal)))
+    }
+}
+
+pin_project! {
+    /// The future of [`Idempotency`].
+    ///
+    /// When it is dropped before its end, a run that has begun is finished on the runtime.
+    pub struct ResponseFuture<S, B, St>
+    where
+        S: Service<Request<B>>,
+        S::Response: Send,
+        S::Response: 'static,
+        S::Error: Send,
+        S::Error: 'static,
+    {
+        #[pin]
+        state: State<S, B, St>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B, St>
+    where
+        S: Service<Request<B>>,
+        S::Response: Send,
+        S::Response: 'static,
+        S::Error: Send,
+        S::Error: 'static,
+    {
+        /// The handler runs, and the layer has no part in it.
+        Passing {
+            #[pin]
+            future: S::Future,
+            unprotected: bool,
+        },
+        /// The layer has the answer.
+        Answered { response: Option<S::Response> },
+        /// The body is being read; nothing is claimed yet.
+        Reading { reading: Option<Reading<S, B, St>> },
+        /// The key is being claimed, or the handler runs under it.
+        Running { run: Detached<Result<S::Response, S::Error>> },
+    }
+}
+
+struct Reading<S, B, St> {
+    collector: Collector,
+    body: B,
+    guarded: Guarded<S, St>,
+}
+
+impl<S, B, St> ResponseFuture<S, B, St>
+where
+    S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
+{
+    fn new(state: State<S, B, St>) -> Self {
+        Self { state }
+    }
+}
+
+impl<S, B, St> State<S, B, St>
+where
+    S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
+{
+    fn passing(future: S::Future) -> Self {
+        Self::Passing {
+            future,
+            unprotected: false,
+        }
+    }
+
+    fn answered(response: S::Response) -> Self {
+        Self::Answered {
+            response: Some(response),
+        }
+    }
+}
+
+impl<S, St, B, RB> Future for ResponseFuture<S, B, St>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    St: Store,
+    B: FromBuffered<Error: Into<BoxError>> + Send + 'static,
+    RB: FromBuffered + Send + 'static,
+{
+    type Output = Result<Response<RB>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProjection::Passing {
+                    future,
+                    unprotected,
+                } => {
+                    let response = ready!(future.poll(cx));
+                    return Poll::Ready(match unprotected {
+                        false => response,
+                        true => response.map(answer::unprotected),
+                    });
+                }
+                StateProjection::Answered { response } => match response.take() {
+                    Some(response) => return Poll::Ready(Ok(response)),
+                    // Polled again after it was ready: there is nothing left to give.
+                    None => return Poll::Pending,
+                },
+                StateProjection::Running { run } => return Pin::new(run).poll(cx),
+                StateProjection::Reading { reading } => {
+                    let Some(read) = reading else {
+                        return Poll::Pending;
+                    };
+                    let stop = ready!(read.collector.poll(&mut read.body, cx));
+                    let Some(Reading {
+                        collector, guarded, ..
+                    }) = reading.take()
+                    else {
+                        return Poll::Pending;
+                    };
+                    guarded.begin(collector, stop)
+                }
+            };
+            state.set(match next {
+                Next::Passing(future) => State::passing(future),
+                Next::Unprotected(future) => State::Passing {
+                    future,
+                    unprotected: true,
+                },
+                Next::Answered(response) => State::answered(response),
+                Next::Running(run) => State::Running { run },
+            });
+        }
+    }
+}
+
+impl<S, B, St> fmt::Debug for ResponseFuture<S, B, St>
+where
+    S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! The settings of the layer that concern HTTP.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{
+    CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{Method, Request, response};
+
+use crate::executor::Executor;
+use crate::fields::essence;
+use crate::policy::{Recording, RecordingOverride};
+use crate::problem::Responder;
+use crate::request::Identification;
+
+/// Everything that the services of one layer share.
+#[derive(Debug)]
+pub(crate) struct Shared<St> {
+    pub(crate) executor: Executor<St>,
+    pub(crate) settings: Settings,
+}
+
+impl<St> Clone for Shared<St> {
+    fn clone(&self) -> Self {
+        Self {
+            executor: self.executor.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) methods: Vec<Method>,
+    pub(crate) filter: Option<Arc<Filter>>,
+    pub(crate) identification: Identification,
+    pub(crate) key_required: bool,
+    pub(crate) max_request_body: usize,
+    pub(crate) max_response_body: usize,
+    pub(crate) recording: Recording,
+    pub(crate) unstored_headers: Vec<HeaderName>,
+    pub(crate) fail_open: bool,
+    pub(crate) report_times: bool,
+    pub(crate) responder: Responder,
+}
+
+type Filter = dyn Fn(&Parts) -> bool + Send + Sync;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            methods: vec![Method::POST, Method::PATCH],
+            filter: None,
+            identification: Identification::default(),
+            key_required: false,
+            max_request_body: 1 << 20,
+            max_response_body: 1 << 20,
+            recording: Recording::default(),
+            unstored_headers: vec![http::header::SET_COOKIE],
+            fail_open: false,
+            report_times: false,
+            responder: Responder::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Says, at the price of a header look-up, whether a request may have to be guarded.
+    pub(crate) fn may_guard<B>(&self, request: &Request<B>) -> bool {
+        self.methods.contains(request.method())
+            && (self.key_required || !self.identification.source.is_absent(request.headers()))
+    }
+
+    /// Whether the application wants a request guarded.
+    pub(crate) fn is_picked(&self, parts: &Parts) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter(parts))
+    }
+
+    /// What is kept of a response.
+    pub(crate) fn keep(&self, response: &response::Parts) -> Keep {
+        let said = response.extensions.get::<RecordingOverride>();
+        match said {
+            Some(RecordingOverride::Release) => Keep::Not,
+            Some(RecordingOverride::Stream) => Keep::ThatItWasNotStored,
+            None if !self.recording.records(response) => Keep::Not,
+            _ if is_stream(response) => Keep::ThatItWasNotStored,
+            Some(RecordingOverride::RetainFor(retention)) => Keep::For(Some(*retention)),
+            None => Keep::For(None),
+        }
+    }
+
+    /// The header fields of a response that are recorded.
+    pub(crate) fn stored_headers(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut stored = HeaderMap::with_capacity(headers.len());
+        let of_connection = named_by_connection(headers);
+        for (name, value) in headers {
+            let left_out = is_of_one_message(name)
+                || self.unstored_headers.contains(name)
+                || of_connection.contains(name);
+            if !left_out {
+                stored.append(name, value.clone());
+            }
+        }
+        stored
+    }
+}
+
+/// What is kept of a response.
+pub(crate) enum Keep {
+    /// Nothing: the next request runs.
+    Not,
+    /// That the operation ran, and that its response was not stored.
+    ThatItWasNotStored,
+    /// All of it, for so long or else for the retention that was set.
+    For(Option<Duration>),
+}
+
+/// Whether a response never ends by its nature, or is no message at all.
+fn is_stream(response: &response::Parts) -> bool {
+    let is_event_stream = response
+        .headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| essence(value.as_bytes()).eq_ignore_ascii_case(b"text/event-stream"));
+    is_event_stream || response.status.is_informational()
+}
+
+/// Fields that belong to one connection ([RFC 9110, section 7.6.1]), and the date of one message.
+///
+/// [RFC 9110, section 7.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+fn is_of_one_message(name: &HeaderName) -> bool {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    *name == CONNECTION
+        || *name == http::header::DATE
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+        || *name == TE
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+}
+
+/// The fields that `Connection` names.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("methods", &self.methods)
+            .field("is_filtered", &self.filter.is_some())
+            .field("identification", &self.identification)
+            .field("key_required", &self.key_required)
+            .field("max_request_body", &self.max_request_body)
+            .field("max_response_body", &self.max_response_body)
+            .field("recording", &self.recording)
+            .field("unstored_headers", &self.unstored_headers)
+            .field("fail_open", &self.fail_open)
+            .field("report_times", &self.report_times)
+            .field("responder", &self.responder)
+            .finish()
+    }
+}

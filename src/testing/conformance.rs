@@ -1,0 +1,639 @@
+//! What every store has to do, as tests.
+//!
+//! Each function takes a store, uses keys of its own, and panics when the store does something
+//! else than [`Store`] promises. [`all`] runs them all; a store of your own passes when
+//!
+//! ```
+//! # #[cfg(feature = "memory")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! use tower_idempotency::{store::MemoryStore, testing::conformance};
+//!
+//! conformance::all(MemoryStore::new()).await;
+//! # }
+//! # #[cfg(not(feature = "memory"))]
+//! # fn main() {}
+//! ```
+//!
+//! does not panic. Time is handed in with each call, so nothing here waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::fingerprint::Fingerprint;
+use crate::key::{IdempotencyKey, KeyParts};
+use crate::record::{ClaimRequest, Completed, Lease, Owner, Record, random_u64};
+use crate::store::{Claim, Completion, Fenced, Release, Store};
+
+const LEASE: Duration = Duration::from_secs(30);
+const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+const SKEW: Duration = Duration::from_secs(2);
+/// How many claims race for a key, and for how many keys.
+const RACERS: usize = 16;
+const RACES: usize = 20;
+
+/// Runs every test of the suite, one after the other.
+pub async fn all<St: Store>(store: St) {
+    let store = Arc::new(store);
+    a_claim_gets_the_lease_it_asked_for(&*store).await;
+    a_claim_repeated_by_its_owner_gets_the_same_lease(&*store).await;
+    a_key_that_is_held_is_in_progress_for_others(&*store).await;
+    another_request_with_the_key_is_told_so(&*store).await;
+    a_completed_key_gives_its_answer(&*store).await;
+    an_answer_of_any_size_and_bytes_comes_back(&*store).await;
+    an_answer_is_forgotten_when_it_expires(&*store).await;
+    a_released_key_can_be_claimed(&*store).await;
+    a_lapsed_lease_is_taken_over(&*store).await;
+    a_lease_lapses_only_after_the_clock_skew(&*store).await;
+    an_orphan_is_held_for_those_who_may_not_take_over(&*store).await;
+    an_attempt_without_an_outcome_is_an_orphan_at_once(&*store).await;
+    an_orphan_is_forgotten_when_its_retention_ends(&*store).await;
+    a_renewed_lease_lives_longer(&*store).await;
+    a_live_lease_outlives_its_records_expiry(&*store).await;
+    a_late_finisher_changes_nothing(&*store).await;
+    a_lapsed_lease_that_nobody_took_can_still_be_completed(&*store).await;
+    only_the_owner_releases(&*store).await;
+    repeated_writes_are_harmless(&*store).await;
+    get_shows_what_is_there(&*store).await;
+    remove_forgets_a_key(&*store).await;
+    tokens_grow_over_the_lives_of_a_record(&*store).await;
+    one_of_many_claims_wins(&store).await;
+    one_of_many_takes_an_orphan_over(&store).await;
+    a_waiter_if_there_is_one_sees_the_end(&*store).await;
+}
+
+/// A key that no other test uses, and who claims it.
+struct Subject {
+    key: IdempotencyKey,
+    start: Timestamp,
+}
+
+impl Subject {
+    fn new() -> Self {
+        let unique = random_u64().expect("the operating system gives random bytes");
+        let text = format!("conformance-{unique:016x}");
+        Self {
+            key: IdempotencyKey::from_parts(&KeyParts {
+                namespace: "conformance",
+                scope: Some("acct_1"),
+                method: "POST",
+                target: "/v1/charges",
+                key: &text,
+            })
+            .expect("the key is valid"),
+            start: SystemClock.now(),
+        }
+    }
+
+    fn claim(&self) -> Attempt<'_> {
+        Attempt {
+            subject: self,
+            owner: Owner::new(self.start).expect("the operating system gives random bytes"),
+            fingerprint: Fingerprint::of(["amount=1200"]),
+            now: self.start,
+            retention: RETENTION,
+            take_over: true,
+            wants_waiter: false,
+        }
+    }
+
+    async fn acquired<St: Store>(&self, store: &St) -> Lease {
+        self.claim().acquires(store).await
+    }
+}
+
+/// One claim; the methods change it.
+#[derive(Clone, Copy)]
+struct Attempt<'a> {
+    subject: &'a Subject,
+    owner: Owner,
+    fingerprint: Fingerprint,
+    now: Timestamp,
+    retention: Duration,
+    take_over: bool,
+    wants_waiter: bool,
+}
+
+impl Attempt<'_> {
+    fn after(self, later: Duration) -> Self {
+        Self {
+            now: self.subject.start.plus(later),
+            ..self
+        }
+    }
+
+    fn for_another_request(self) -> Self {
+        Self {
+            fingerprint: Fingerprint::of(["amount=1300"]),
+            ..self
+        }
+    }
+
+    fn without_taking_over(self) -> Self {
+        Self {
+            take_over: false,
+            ..self
+        }
+    }
+
+    async fn on<St: Store>(self, store: &St) -> Claim {
+        let parts = self.subject.key.parts();
+        let request = ClaimRequest {
+            key: self.subject.key.record_key(),
+            parts: &parts,
+            fingerprint: self.fingerprint,
+            owner: self.owner,
+            now: self.now,
+            lease: LEASE,
+            retention: self.retention,
+            clock_skew: SKEW,
+            take_over: self.take_over,
+            wants_waiter: self.wants_waiter,
+        };
+        if let Some(claim) = store.try_claim(&request) {
+            return claim.expect("a claim succeeds");
+        }
+        store.claim(&request).await.expect("a claim succeeds")
+    }
+
+    async fn acquires<St: Store>(self, store: &St) -> Lease {
+        match self.on(store).await {
+            Claim::Acquired(lease) => lease,
+            other => panic!("the key was not acquired but {other:?}"),
+        }
+    }
+
+    async fn is_in_progress<St: Store>(self, store: &St) {
+        let claim = self.on(store).await;
+        assert!(matches!(claim, Claim::InProgress { .. }), "{claim:?}");
+    }
+
+    async fn is_orphaned<St: Store>(self, store: &St) {
+        let claim = self.on(store).await;
+        assert!(matches!(claim, Claim::Orphaned), "{claim:?}");
+    }
+
+    async fn is_reused<St: Store>(self, store: &St) {
+        let claim = self.on(store).await;
+        assert!(matches!(claim, Claim::Reused), "{claim:?}");
+    }
+
+    async fn is_answered<St: Store>(self, store: &St) -> Completed {
+        match self.on(store).await {
+            Claim::Completed(completed) => completed,
+            other => panic!("the key was not answered but {other:?}"),
+        }
+    }
+}
+
+/// The moment after which a lease from the start has lapsed for everyone.
+fn lapse() -> Duration {
+    LEASE + SKEW + Duration::from_millis(1)
+}
+
+fn completion(payload: &'static [u8], now: Timestamp) -> Completion {
+    Completion {
+        payload: Bytes::from_static(payload),
+        now,
+        expires_at: now.plus(RETENTION),
+    }
+}
+
+async fn complete<St: Store>(store: &St, lease: &Lease, payload: &'static [u8]) -> Fenced {
+    store
+        .complete(lease, &completion(payload, lease.started_at))
+        .await
+        .expect("a completion succeeds")
+}
+
+async fn release<St: Store>(store: &St, lease: &Lease, release: Release) -> Fenced {
+    store
+        .release(lease, release)
+        .await
+        .expect("a release succeeds")
+}
+
+async fn renew<St: Store>(store: &St, lease: &Lease, deadline: Timestamp) -> Fenced {
+    store
+        .renew(lease, deadline)
+        .await
+        .expect("a renewal succeeds")
+}
+
+async fn get<St: Store>(store: &St, subject: &Subject, now: Timestamp) -> Option<Record> {
+    store
+        .get(subject.key.record_key(), now)
+        .await
+        .expect("a look succeeds")
+}
+
+/// The lease names its claim, is the first attempt, and lasts as long as was asked for.
+pub async fn a_claim_gets_the_lease_it_asked_for<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let claim = subject.claim();
+    let lease = claim.acquires(store).await;
+    assert_eq!(lease.key, *subject.key.record_key());
+    assert_eq!(lease.fingerprint, claim.fingerprint);
+    assert_eq!(lease.owner, claim.owner);
+    assert_eq!(lease.attempt, 1);
+    assert_eq!(lease.created_at.as_millis(), subject.start.as_millis());
+    assert_eq!(lease.started_at.as_millis(), subject.start.as_millis());
+    let deadline = subject.start.plus(LEASE);
+    assert_eq!(lease.deadline.as_millis(), deadline.as_millis());
+}
+
+/// A claim whose answer was lost can be made again.
+pub async fn a_claim_repeated_by_its_owner_gets_the_same_lease<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let claim = subject.claim();
+    let first = claim.acquires(store).await;
+    let second = claim.after(Duration::from_secs(1)).acquires(store).await;
+    assert_eq!(first.token, second.token);
+    assert_eq!(first.attempt, second.attempt);
+    assert_eq!(complete(store, &second, b"answer").await, Fenced::Applied);
+}
+
+/// Others see since when the attempt runs, and until when its lease lasts.
+pub async fn a_key_that_is_held_is_in_progress_for_others<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let later = subject.claim().after(Duration::from_secs(5));
+    match later.on(store).await {
+        Claim::InProgress {
+            started_at,
+            deadline,
+            ..
+        } => {
+            assert_eq!(started_at.as_millis(), lease.started_at.as_millis());
+            assert_eq!(deadline.as_millis(), lease.deadline.as_millis());
+        }
+        other => panic!("the key was not in progress but {other:?}"),
+    }
+}
+
+/// Whatever the state of the record.
+pub async fn another_request_with_the_key_is_told_so<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let other = subject.claim().for_another_request();
+    other.is_reused(store).await;
+    other.after(lapse()).is_reused(store).await;
+    let other_who_stays = other.without_taking_over();
+    other_who_stays.after(lapse()).is_reused(store).await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    other.is_reused(store).await;
+}
+
+/// With the fingerprint and the times of its record.
+pub async fn a_completed_key_gives_its_answer<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    for take_over in [true, false] {
+        let claim = Attempt {
+            take_over,
+            ..subject.claim().after(lapse())
+        };
+        let completed = claim.is_answered(store).await;
+        assert_eq!(completed.payload, &b"answer"[..]);
+        assert_eq!(completed.fingerprint, lease.fingerprint);
+        assert_eq!(completed.created_at.as_millis(), subject.start.as_millis());
+        let expires_at = subject.start.plus(RETENTION);
+        // A store may keep whole seconds, and then must not forget early.
+        assert!(completed.expires_at >= Timestamp::from_millis(expires_at.as_millis()));
+    }
+}
+
+/// From none to some hundred kilobytes.
+pub async fn an_answer_of_any_size_and_bytes_comes_back<St: Store>(store: &St) {
+    for size in [0, 1, 255, 256, 4_096, 70_000, 300_000] {
+        let subject = Subject::new();
+        let lease = subject.acquired(store).await;
+        let payload: Bytes = (0..size).map(|index| (index * 31 % 251) as u8).collect();
+        let completion = Completion {
+            payload: payload.clone(),
+            ..completion(b"", subject.start)
+        };
+        let fenced = store.complete(&lease, &completion).await;
+        assert_eq!(fenced.expect("a completion succeeds"), Fenced::Applied);
+        let completed = subject.claim().is_answered(store).await;
+        assert!(completed.payload == payload, "{size} bytes came back other");
+    }
+}
+
+/// The next claim is a first attempt again.
+pub async fn an_answer_is_forgotten_when_it_expires<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    let just_before = RETENTION - Duration::from_secs(1);
+    subject.claim().after(just_before).is_answered(store).await;
+    let after = RETENTION + Duration::from_secs(1);
+    let next = subject.claim().for_another_request().after(after);
+    let lease = next.acquires(store).await;
+    assert_eq!(lease.attempt, 1);
+    assert_eq!(lease.created_at.as_millis(), next.now.as_millis());
+    assert_eq!(complete(store, &lease, b"second").await, Fenced::Applied);
+    let completed = next.is_answered(store).await;
+    assert_eq!(completed.payload, &b"second"[..]);
+}
+
+/// By anyone, for any request, as a first attempt.
+pub async fn a_released_key_can_be_claimed<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let fenced = release(store, &lease, Release::Free).await;
+    assert_eq!(fenced, Fenced::Applied);
+    assert_eq!(get(store, &subject, subject.start).await, None);
+    let next = subject.claim().for_another_request();
+    assert_eq!(next.acquires(store).await.attempt, 1);
+}
+
+/// As the next attempt, with a higher token, and with the age of the key.
+pub async fn a_lapsed_lease_is_taken_over<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let first = subject.acquired(store).await;
+    let second = subject.claim().after(lapse()).acquires(store).await;
+    assert_eq!(second.attempt, 2);
+    assert!(second.token > first.token);
+    assert_eq!(second.created_at.as_millis(), first.created_at.as_millis());
+    let deadline = subject.start.plus(lapse()).plus(LEASE);
+    assert_eq!(second.deadline.as_millis(), deadline.as_millis());
+    let third = subject.claim().after(lapse());
+    third.is_in_progress(store).await;
+}
+
+/// Up to and including the margin it is alive.
+pub async fn a_lease_lapses_only_after_the_clock_skew<St: Store>(store: &St) {
+    let subject = Subject::new();
+    subject.acquired(store).await;
+    subject
+        .claim()
+        .after(LEASE + SKEW - Duration::from_millis(1))
+        .is_in_progress(store)
+        .await;
+    let mut without_margin = subject.claim().after(LEASE + SKEW);
+    without_margin.take_over = false;
+    without_margin.is_in_progress(store).await;
+}
+
+/// Again and again, until somebody may.
+pub async fn an_orphan_is_held_for_those_who_may_not_take_over<St: Store>(store: &St) {
+    let subject = Subject::new();
+    subject.acquired(store).await;
+    for later in [lapse(), RETENTION - Duration::from_secs(1)] {
+        let stays = subject.claim().after(later).without_taking_over();
+        stays.is_orphaned(store).await;
+    }
+    subject.claim().after(lapse()).acquires(store).await;
+}
+
+/// Without waiting for the lease.
+pub async fn an_attempt_without_an_outcome_is_an_orphan_at_once<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let first = subject.acquired(store).await;
+    let fenced = release(store, &first, Release::Orphan).await;
+    assert_eq!(fenced, Fenced::Applied);
+    let stays = subject.claim().without_taking_over();
+    stays.is_orphaned(store).await;
+    let second = subject.claim().acquires(store).await;
+    assert_eq!(second.attempt, 2);
+    assert!(second.token > first.token);
+}
+
+/// For those who may not take over, too; as a first attempt.
+pub async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let first = subject.acquired(store).await;
+    let after = RETENTION + Duration::from_secs(1);
+    let stays = subject.claim().after(after).without_taking_over();
+    let second = stays.for_another_request().acquires(store).await;
+    assert_eq!(second.attempt, 1);
+    assert!(second.token > first.token);
+}
+
+/// Until its new deadline, for its owner alone.
+pub async fn a_renewed_lease_lives_longer<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let deadline = subject.start.plus(LEASE * 2);
+    assert_eq!(renew(store, &lease, deadline).await, Fenced::Applied);
+    subject.claim().after(lapse()).is_in_progress(store).await;
+    let later = subject.claim().after(lapse() + LEASE);
+    later.acquires(store).await;
+    let fenced = renew(store, &lease, subject.start.plus(LEASE * 4)).await;
+    assert!(matches!(fenced, Fenced::LeaseLost(_)), "{fenced:?}");
+}
+
+/// Work that takes longer than the retention is not run beside itself.
+pub async fn a_live_lease_outlives_its_records_expiry<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let short = Attempt {
+        retention: Duration::from_secs(1),
+        ..subject.claim()
+    };
+    let lease = short.acquires(store).await;
+    let later = Duration::from_secs(10);
+    subject.claim().after(later).is_in_progress(store).await;
+    let now = subject.start.plus(later);
+    assert!(get(store, &subject, now).await.is_some());
+    let completed = store.complete(&lease, &completion(b"answer", now)).await;
+    assert_eq!(completed.expect("a completion succeeds"), Fenced::Applied);
+    subject.claim().after(later).is_answered(store).await;
+}
+
+/// It is told that it lost its lease, and what was recorded instead.
+pub async fn a_late_finisher_changes_nothing<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let late = subject.acquired(store).await;
+    let successor = subject.claim().after(lapse()).acquires(store).await;
+    for fenced in [
+        complete(store, &late, b"late").await,
+        release(store, &late, Release::Free).await,
+        release(store, &late, Release::Orphan).await,
+        renew(store, &late, subject.start.plus(RETENTION)).await,
+    ] {
+        assert_eq!(fenced, Fenced::LeaseLost(None));
+    }
+    let other = subject.claim().after(lapse());
+    other.is_in_progress(store).await;
+    let fenced = complete(store, &successor, b"answer").await;
+    assert_eq!(fenced, Fenced::Applied);
+    match complete(store, &late, b"late").await {
+        Fenced::LeaseLost(Some(completed)) => assert_eq!(completed.payload, &b"answer"[..]),
+        other => panic!("the late finisher was not told the answer but {other:?}"),
+    }
+    let completed = other.is_answered(store).await;
+    assert_eq!(completed.payload, &b"answer"[..]);
+}
+
+/// It was slow, but nobody took its place.
+pub async fn a_lapsed_lease_that_nobody_took_can_still_be_completed<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let now = subject.start.plus(lapse());
+    let fenced = store.complete(&lease, &completion(b"answer", now)).await;
+    assert_eq!(fenced.expect("a completion succeeds"), Fenced::Applied);
+    subject.claim().after(lapse()).is_answered(store).await;
+}
+
+/// Someone who was refused the key cannot give it away.
+pub async fn only_the_owner_releases<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let stranger = Lease {
+        owner: subject.claim().owner,
+        ..lease.clone()
+    };
+    for fenced in [
+        release(store, &stranger, Release::Free).await,
+        release(store, &stranger, Release::Orphan).await,
+        complete(store, &stranger, b"stolen").await,
+        renew(store, &stranger, Timestamp::EPOCH).await,
+    ] {
+        assert_eq!(fenced, Fenced::LeaseLost(None));
+    }
+    subject.claim().is_in_progress(store).await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+}
+
+/// A write whose answer was lost is made again, and gets the same answer.
+pub async fn repeated_writes_are_harmless<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    let completed = subject.claim().is_answered(store).await;
+    assert_eq!(completed.payload, &b"answer"[..]);
+
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    for _ in 0..2 {
+        let fenced = release(store, &lease, Release::Orphan).await;
+        assert_eq!(fenced, Fenced::Applied);
+    }
+    let stays = subject.claim().without_taking_over();
+    stays.is_orphaned(store).await;
+}
+
+/// Until it has expired.
+pub async fn get_shows_what_is_there<St: Store>(store: &St) {
+    let subject = Subject::new();
+    assert_eq!(get(store, &subject, subject.start).await, None);
+    let lease = subject.acquired(store).await;
+    match get(store, &subject, subject.start).await {
+        Some(Record::InProgress(held)) => {
+            assert_eq!(held.owner, lease.owner);
+            assert_eq!(held.token, lease.token);
+            assert_eq!(held.attempt, lease.attempt);
+            assert_eq!(held.fingerprint, lease.fingerprint);
+            assert_eq!(held.deadline.as_millis(), lease.deadline.as_millis());
+        }
+        other => panic!("the record was not in progress but {other:?}"),
+    }
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    match get(store, &subject, subject.start).await {
+        Some(Record::Completed(completed)) => assert_eq!(completed.payload, &b"answer"[..]),
+        other => panic!("the record was not completed but {other:?}"),
+    }
+    let after = subject.start.plus(RETENTION + Duration::from_secs(1));
+    assert_eq!(get(store, &subject, after).await, None);
+}
+
+/// In progress or completed; whoever held it finds its lease lost.
+pub async fn remove_forgets_a_key<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let remove = || async {
+        let removed = store.remove(subject.key.record_key()).await;
+        removed.expect("a removal succeeds")
+    };
+    assert!(!remove().await);
+    let lease = subject.acquired(store).await;
+    assert!(remove().await);
+    let fenced = complete(store, &lease, b"answer").await;
+    assert_eq!(fenced, Fenced::LeaseLost(None));
+    let lease = subject.acquired(store).await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    assert!(remove().await);
+    assert_eq!(get(store, &subject, subject.start).await, None);
+    subject.acquired(store).await;
+}
+
+/// A release and an expiry in between do not set them back.
+pub async fn tokens_grow_over_the_lives_of_a_record<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let first = subject.acquired(store).await;
+    release(store, &first, Release::Free).await;
+    let later = Duration::from_millis(1);
+    let second = subject.claim().after(later).acquires(store).await;
+    assert!(second.token > first.token);
+    assert_eq!(complete(store, &second, b"answer").await, Fenced::Applied);
+    let expired = RETENTION + Duration::from_secs(1);
+    let third = subject.claim().after(expired).acquires(store).await;
+    assert!(third.token > second.token);
+}
+
+/// At the same time, from many tasks.
+pub async fn one_of_many_claims_wins<St: Store>(store: &Arc<St>) {
+    for _ in 0..RACES {
+        let subject = Arc::new(Subject::new());
+        assert_eq!(race(store, &subject, Duration::ZERO).await, 1);
+    }
+}
+
+/// At the same time, from many tasks.
+pub async fn one_of_many_takes_an_orphan_over<St: Store>(store: &Arc<St>) {
+    for _ in 0..RACES {
+        let subject = Arc::new(Subject::new());
+        subject.acquired(&**store).await;
+        assert_eq!(race(store, &subject, lapse()).await, 1);
+    }
+}
+
+async fn race<St: Store>(store: &Arc<St>, subject: &Arc<Subject>, later: Duration) -> usize {
+    let barrier = Arc::new(Barrier::new(RACERS));
+    let mut racers = JoinSet::new();
+    for _ in 0..RACERS {
+        let (store, subject) = (Arc::clone(store), Arc::clone(subject));
+        let barrier = Arc::clone(&barrier);
+        racers.spawn(async move {
+            barrier.wait().await;
+            match subject.claim().after(later).on(&*store).await {
+                Claim::Acquired(_) => 1,
+                Claim::InProgress { .. } => 0,
+                other => panic!("a racer got {other:?}"),
+            }
+        });
+    }
+    racers.join_all().await.into_iter().sum()
+}
+
+/// However the attempt ends; a store that cannot see it gives no waiter.
+pub async fn a_waiter_if_there_is_one_sees_the_end<St: Store>(store: &St) {
+    for end in 0..4 {
+        let subject = Subject::new();
+        let lease = subject.acquired(store).await;
+        let waiting = Attempt {
+            wants_waiter: true,
+            ..subject.claim()
+        };
+        let waiter = match waiting.on(store).await {
+            Claim::InProgress { waiter, .. } => waiter,
+            other => panic!("the key was not in progress but {other:?}"),
+        };
+        match end {
+            0 => drop(complete(store, &lease, b"answer").await),
+            1 => drop(release(store, &lease, Release::Free).await),
+            2 => drop(release(store, &lease, Release::Orphan).await),
+            _ => drop(store.remove(subject.key.record_key()).await),
+        }
+        if let Some(waiter) = waiter {
+            waiter.await;
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! For tests: a suite that every store has to pass, a store that fails on purpose, and clocks.
+//!
+//! Behind the feature `test-util`, and not covered by semantic versioning.
+
+mod clocks;
+pub mod conformance;
+mod faults;
+
+pub use self::clocks::{ManualClock, TokioClock};
+pub use self::faults::{Call, Fault, FaultStore};

@@ -1,0 +1,130 @@
+//! A store that fails.
+
+use std::time::Duration;
+
+use tower_idempotency::testing::{Call, Fault};
+use tower_idempotency::{Orphan, Ran, RunError, StoreErrorKind};
+
+use crate::support::{LEASE, Work, eventually, faulty};
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_refused_runs_nothing() {
+    let (executor, work) = (faulty(), Work::quick());
+    executor.store().fail_next(Call::Claim, Fault::Refused);
+    match work.under(&executor).await {
+        Err(RunError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::Unavailable),
+        other => panic!("the store did not fail but {other:?}"),
+    }
+    assert_eq!(work.begun(), 0);
+    assert_eq!(executor.store().count(Call::Claim), 1, "there was no doubt");
+    assert!(matches!(work.under(&executor).await, Ok(Ran::Executed(1))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_in_doubt_is_looked_at_and_runs_once() {
+    for fault in [Fault::RequestLost, Fault::AnswerLost] {
+        let (executor, work) = (faulty(), Work::quick());
+        executor.store().fail_next(Call::Claim, fault);
+        assert!(
+            matches!(work.under(&executor).await, Ok(Ran::Executed(1))),
+            "{fault:?}"
+        );
+        assert_eq!(executor.store().count(Call::Claim), 2);
+        assert!(matches!(work.under(&executor).await, Ok(Ran::Replayed(1))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_stays_in_doubt_runs_nothing_and_is_given_back() {
+    for second in [Fault::Refused, Fault::RequestLost, Fault::AnswerLost] {
+        let executor = faulty().orphan(Orphan::Hold);
+        let work = Work::quick();
+        executor.store().fail_next(Call::Claim, Fault::AnswerLost);
+        executor.store().fail_next(Call::Claim, second);
+        let result = work.under(&executor).await;
+        assert!(matches!(result, Err(RunError::Store(_))), "{result:?}");
+        assert_eq!(work.begun(), 0);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let retried = work.under(&executor).await;
+        assert!(
+            matches!(retried, Ok(Ran::Executed(1))),
+            "{second:?}: {retried:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_never_ends_is_given_up_and_given_back() {
+    for fault in [Fault::RequestHangs, Fault::AnswerHangs] {
+        let executor = faulty().orphan(Orphan::Hold);
+        let work = Work::quick();
+        executor.store().fail_next(Call::Claim, fault);
+        executor.store().fail_next(Call::Claim, fault);
+        let asked = tokio::time::Instant::now();
+        let result = work.under(&executor).await;
+        assert!(matches!(result, Err(RunError::Store(_))), "{result:?}");
+        assert_eq!(asked.elapsed().as_secs(), 10, "two tries of 5 s");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let retried = work.under(&executor).await;
+        assert!(
+            matches!(retried, Ok(Ran::Executed(1))),
+            "{fault:?}: {retried:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_failed_is_made_in_the_background_under_the_lease() {
+    for fault in [
+        Fault::Refused,
+        Fault::RequestLost,
+        Fault::AnswerLost,
+        Fault::RequestHangs,
+    ] {
+        let (executor, work) = (faulty(), Work::quick());
+        executor.store().fail_always(Call::Complete, fault);
+        let first = work.under(&executor).await;
+        assert!(
+            matches!(first, Ok(Ran::Executed(1))),
+            "{fault:?}: {first:?}"
+        );
+        assert_eq!(executor.handle().stats().completions_retried, 1);
+        assert_eq!(executor.handle().in_flight(), 1);
+        tokio::time::sleep(LEASE * 10).await;
+        let meanwhile = work.under(&executor).await;
+        let is_answered = matches!(meanwhile, Ok(Ran::Replayed(1)));
+        let is_held = matches!(meanwhile, Err(RunError::InProgress { .. }));
+        assert!(is_answered == (fault == Fault::AnswerLost), "{meanwhile:?}");
+        assert!(is_held != is_answered, "{meanwhile:?}");
+        executor.store().heal();
+        eventually(|| executor.handle().in_flight() == 0).await;
+        assert!(
+            matches!(work.under(&executor).await, Ok(Ran::Replayed(1))),
+            "{fault:?}"
+        );
+        assert_eq!(work.begun(), 1);
+        assert_eq!(executor.handle().stats().leases_lost, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_failed_is_made_in_the_background() {
+    let executor = faulty();
+    executor.store().fail_always(Call::Release, Fault::Refused);
+    let fails = || async { Err::<u32, _>("failed") };
+    let result = executor
+        .run(&crate::support::key(), crate::support::fingerprint(), fails)
+        .await;
+    assert!(
+        matches!(result, Err(RunError::Work("failed"))),
+        "{result:?}"
+    );
+    let work = Work::quick();
+    assert!(matches!(
+        work.under(&executor).await,
+        Err(RunError::InProgress { .. })
+    ));
+    executor.store().heal();
+    eventually(|| executor.handle().in_flight() == 0).await;
+    assert!(matches!(work.under(&executor).await, Ok(Ran::Executed(1))));
+}

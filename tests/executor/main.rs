@@ -1,0 +1,12 @@
+//! Stores against the conformance suite, and the executor without HTTP.
+//!
+//! Time is Tokio's, paused: it moves on when every task waits, so nothing here takes as long as
+//! it says.
+
+mod conformance;
+mod ends;
+mod faults;
+mod heartbeat;
+mod orphans;
+mod runs;
+mod support;

@@ -1,0 +1,195 @@
+//! Runs that left no outcome, by each policy.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tower_idempotency::store::Store;
+use tower_idempotency::testing::{Call, Fault};
+use tower_idempotency::{Answer, Executor, Orphan, Ran, Reconciled, RunError};
+
+use crate::support::{LEASE, RETENTION, Result, SKEW, Work, faulty, fingerprint, in_memory, key};
+
+/// A run that fails, or panics.
+async fn lose<St: Store>(executor: &Executor<St>, panics: bool) {
+    if !panics {
+        let fails = || async { Err::<u32, _>("no outcome") };
+        let result = executor.run(&key(), fingerprint(), fails).await;
+        assert!(
+            matches!(result, Err(RunError::Work("no outcome"))),
+            "{result:?}"
+        );
+        return;
+    }
+    let executor = executor.clone();
+    let panicking = tokio::spawn(async move {
+        let panics = || async {
+            tokio::task::yield_now().await;
+            if true {
+                panic!("as planned");
+            }
+            Ok::<u32, &str>(0)
+        };
+        executor.run(&key(), fingerprint(), panics).await
+    });
+    let panic = panicking.await.expect_err("the panic goes on");
+    let message = panic.into_panic();
+    assert_eq!(message.downcast_ref(), Some(&"as planned"));
+}
+
+/// A run whose lease lapses while it is stuck.
+async fn strand<St: Store>(
+    executor: &Executor<tower_idempotency::testing::FaultStore<St>>,
+) -> Work {
+    let stuck = Work::slow();
+    let _task = stuck.spawned(executor).await;
+    executor.store().fail_always(Call::Renew, Fault::Refused);
+    tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
+    stuck
+}
+
+fn answering(reconciled: fn() -> Reconciled<Answer>) -> (Orphan<Answer>, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let orphan = Orphan::reconcile(move |orphaned| {
+        assert_eq!(orphaned.key.as_str(), "key-1");
+        assert_eq!(orphaned.fingerprint, fingerprint());
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move { reconciled() }
+    });
+    (orphan, asked)
+}
+
+fn found() -> Reconciled<Answer> {
+    Reconciled::Completed(Answer::value(&42).expect("42 is JSON"))
+}
+
+async fn then<St: Store>(executor: &Executor<St>) -> Result {
+    Work::quick().under(executor).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn retake_runs_again_after_a_failure_or_a_panic() {
+    for panics in [false, true] {
+        let executor = in_memory();
+        lose(&executor, panics).await;
+        assert!(matches!(then(&executor).await, Ok(Ran::Executed(1))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retake_runs_again_after_a_lapsed_lease() {
+    let executor = faulty();
+    strand(&executor).await;
+    assert!(matches!(then(&executor).await, Ok(Ran::Executed(1))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hold_never_runs_again_until_retention_ends() {
+    for panics in [false, true] {
+        let executor = in_memory().orphan(Orphan::Hold);
+        lose(&executor, panics).await;
+        assert!(matches!(
+            then(&executor).await,
+            Err(RunError::OutcomeUnknown)
+        ));
+        tokio::time::sleep(RETENTION - Duration::from_secs(1)).await;
+        assert!(matches!(
+            then(&executor).await,
+            Err(RunError::OutcomeUnknown)
+        ));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(matches!(then(&executor).await, Ok(Ran::Executed(1))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hold_never_runs_again_after_a_lapsed_lease_but_takes_a_late_answer() {
+    let executor = faulty().orphan(Orphan::Hold);
+    let stuck = strand(&executor).await;
+    assert!(matches!(
+        then(&executor).await,
+        Err(RunError::OutcomeUnknown)
+    ));
+    stuck.end_one();
+    crate::support::eventually(|| stuck.ended() == 1).await;
+    assert!(matches!(then(&executor).await, Ok(Ran::Replayed(1))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_completes_a_key_whose_outcome_is_found() {
+    for panics in [false, true] {
+        let (orphan, asked) = answering(found);
+        let executor = in_memory().orphan(orphan);
+        lose(&executor, panics).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "asked at once");
+        assert!(matches!(then(&executor).await, Ok(Ran::Replayed(42))));
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "and not again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_runs_again_what_was_not_executed() {
+    for panics in [false, true] {
+        let (orphan, _) = answering(|| Reconciled::NotExecuted);
+        let executor = in_memory().orphan(orphan);
+        lose(&executor, panics).await;
+        assert!(matches!(then(&executor).await, Ok(Ran::Executed(1))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_asks_again_as_long_as_nobody_knows() {
+    for panics in [false, true] {
+        let (orphan, asked) = answering(|| Reconciled::Unknown);
+        let executor = in_memory().orphan(orphan);
+        lose(&executor, panics).await;
+        for times in 2..5 {
+            assert!(matches!(
+                then(&executor).await,
+                Err(RunError::OutcomeUnknown)
+            ));
+            assert_eq!(asked.load(Ordering::SeqCst), times);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_is_asked_when_a_lease_has_lapsed() {
+    let (orphan, asked) = answering(found);
+    let executor = faulty().orphan(orphan);
+    let stuck = strand(&executor).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    assert!(matches!(then(&executor).await, Ok(Ran::Replayed(42))));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    stuck.end_one();
+    crate::support::eventually(|| stuck.ended() == 1).await;
+    assert!(matches!(then(&executor).await, Ok(Ran::Replayed(42))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_is_asked_by_one_at_a_time() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let executor = faulty().orphan(Orphan::reconcile(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async {
+            tokio::time::sleep(LEASE * 3).await;
+            found()
+        }
+    }));
+    strand(&executor).await;
+    executor.store().heal();
+    let first = tokio::spawn({
+        let executor = executor.clone();
+        async move { then(&executor).await }
+    });
+    crate::support::eventually(|| asked.load(Ordering::SeqCst) == 1).await;
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(matches!(
+        then(&executor).await,
+        Err(RunError::InProgress { .. })
+    ));
+    assert!(matches!(first.await, Ok(Ok(Ran::Replayed(42)))));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
