@@ -40,6 +40,7 @@ impl Timestamp {
     }
 
     /// This moment and `duration` more; the last moment there is when that is past it.
+    #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(micros))
@@ -57,9 +58,9 @@ impl From<SystemTime> for Timestamp {
 
 impl From<Timestamp> for SystemTime {
     fn from(timestamp: Timestamp) -> Self {
-        SystemTime::UNIX_EPOCH
+        Self::UNIX_EPOCH
             .checked_add(Duration::from_micros(timestamp.0))
-            .unwrap_or(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Self::UNIX_EPOCH)
     }
 }
 

@@ -1,4 +1,6 @@
-//! tmp
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
@@ -24,24 +26,26 @@ pub mod testing;
 
 #[cfg(feature = "axum")]
 pub use crate::axum::{NotGuarded, original_path};
-pub use body::{
+pub use crate::body::{
     AnyBody, AnyBodyFuture, AnyBodyLayer, BufferedBody, FromBuffered, GuardedBody, WrapResponse,
 };
-pub use clock::{Clock, SystemClock, Timestamp};
-pub use error::{StoreError, StoreErrorKind};
-pub use executor::{Attempt, Executor, Handle, Ran, Recorded, RunError, Stats};
-pub use fields::{Field, InvalidPointer};
-pub use fingerprint::Fingerprint;
-pub use key::{
+pub use crate::clock::{Clock, SystemClock, Timestamp};
+pub use crate::error::{StoreError, StoreErrorKind};
+pub use crate::executor::{Attempt, Executor, Handle, Ran, Recorded, RunError, Stats};
+pub use crate::fields::{Field, InvalidPointer};
+pub use crate::fingerprint::Fingerprint;
+pub use crate::key::{
     IDEMPOTENCY_KEY, IdempotencyKey, InvalidKey, KeyParts, KeySyntax, MAX_KEY_LENGTH, RecordKey,
 };
-pub use layer::IdempotencyLayer;
-pub use outcome::{
+pub use crate::layer::IdempotencyLayer;
+pub use crate::outcome::{
     EXPOSED_HEADERS, IDEMPOTENCY_EXPIRES, IDEMPOTENCY_FIRST_SEEN, IDEMPOTENCY_UNPROTECTED,
     IDEMPOTENT_REPLAYED, Outcome,
 };
-pub use policy::{Orphan, Orphaned, Reconcile, Reconciled, Recording, RecordingOverride, When};
-pub use problem::{Refusal, RefusalReason};
-pub use request::{FingerprintSource, KeyFunction, KeySource};
-pub use response::{Answer, DamagedAnswer, StoredResponse};
-pub use service::{Idempotency, ResponseFuture};
+pub use crate::policy::{
+    Orphan, Orphaned, Reconcile, Reconciled, Recording, RecordingOverride, When,
+};
+pub use crate::problem::{Refusal, RefusalReason};
+pub use crate::request::{FingerprintSource, KeyFunction, KeySource};
+pub use crate::response::{Answer, DamagedAnswer, StoredResponse};
+pub use crate::service::{Idempotency, ResponseFuture};

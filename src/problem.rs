@@ -211,6 +211,72 @@ impl Refusal {
     }
 }
 
+/// For gRPC services.
+impl Refusal {
+    /// The refusal as a gRPC response without a message: its `grpc-status` says what happened,
+    /// its metadata `idempotency-refusal` has the [code](RefusalReason::code), and
+    /// `grpc-retry-pushback-ms` ([gRFC A6]) says when to try again.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{IdempotencyLayer, Refusal, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).on_refusal(Refusal::to_grpc);
+    /// # }
+    /// ```
+    ///
+    /// [gRFC A6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+    pub fn to_grpc(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", self.reason.grpc_status().into());
+        headers.insert(
+            "idempotency-refusal",
+            HeaderValue::from_static(self.reason.code()),
+        );
+        if let Ok(message) = HeaderValue::try_from(percent_encoded(&self.detail)) {
+            headers.insert("grpc-message", message);
+        }
+        if let Some(retry_after) = self.retry_after {
+            let millis = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            headers.insert("grpc-retry-pushback-ms", millis.into());
+        }
+        response
+    }
+}
+
+impl RefusalReason {
+    const fn grpc_status(self) -> u16 {
+        const INVALID_ARGUMENT: u16 = 3;
+        const ALREADY_EXISTS: u16 = 6;
+        const RESOURCE_EXHAUSTED: u16 = 8;
+        const FAILED_PRECONDITION: u16 = 9;
+        const ABORTED: u16 = 10;
+        const UNAVAILABLE: u16 = 14;
+        match self {
+            Self::InvalidKey | Self::KeyReused | Self::MissingKey => INVALID_ARGUMENT,
+            Self::ResponseNotStored => ALREADY_EXISTS,
+            Self::RequestTooLarge => RESOURCE_EXHAUSTED,
+            Self::OutcomeUnknown => FAILED_PRECONDITION,
+            Self::InProgress | Self::UnreadableRequest => ABORTED,
+            Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => UNAVAILABLE,
+        }
+    }
+}
+
+/// A text as `grpc-message` has it.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
 impl From<InvalidKey> for Refusal {
     fn from(invalid: InvalidKey) -> Self {
         Self::new(RefusalReason::InvalidKey, invalid.to_string())
@@ -271,8 +337,10 @@ impl From<Conflict> for Refusal {
 #[derive(Clone)]
 pub(crate) enum Responder {
     Problem { type_base: Cow<'static, str> },
-    Application(Arc<dyn Fn(&Refusal) -> Response<Bytes> + Send + Sync>),
+    Application(Arc<Respond>),
 }
+
+type Respond = dyn Fn(&Refusal) -> Response<Bytes> + Send + Sync;
 
 impl Responder {
     pub(crate) fn respond(&self, refusal: &Refusal) -> Response<Bytes> {
@@ -326,6 +394,22 @@ mod tests {
                 "retryable": true,
             })
         );
+    }
+
+    #[test]
+    fn a_grpc_refusal_has_its_status_and_says_when_to_retry() {
+        let refusal = Refusal::from(Conflict::InProgress {
+            retry_after: Duration::from_millis(1_001),
+        });
+        let response = refusal.to_grpc();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "10");
+        assert_eq!(response.headers()["idempotency-refusal"], "in-progress");
+        assert_eq!(response.headers()["grpc-retry-pushback-ms"], "1001");
+        let odd = InvalidKey::Refused("100% é\n".into());
+        let response = Refusal::from(odd).to_grpc();
+        assert_eq!(response.headers()["grpc-status"], "3");
+        assert_eq!(response.headers()["grpc-message"], "100%25 %C3%A9%0A");
     }
 
     #[test]

@@ -79,13 +79,18 @@ impl Settings {
         self.filter.as_ref().is_none_or(|filter| filter(parts))
     }
 
-    /// What is kept of a response.
+    /// Whether a response that was to be recorded still is, now that its trailers are known.
+    pub(crate) fn records(&self, response: &response::Parts, trailers: Option<&HeaderMap>) -> bool {
+        trailers.is_none() || self.recording.records(response, trailers)
+    }
+
+    /// What is kept of a response, by its status and headers.
     pub(crate) fn keep(&self, response: &response::Parts) -> Keep {
         let said = response.extensions.get::<RecordingOverride>();
         match said {
             Some(RecordingOverride::Release) => Keep::Not,
             Some(RecordingOverride::Stream) => Keep::ThatItWasNotStored,
-            None if !self.recording.records(response) => Keep::Not,
+            None if !self.recording.records(response, None) => Keep::Not,
             _ if is_stream(response) => Keep::ThatItWasNotStored,
             Some(RecordingOverride::RetainFor(retention)) => Keep::For(Some(*retention)),
             None => Keep::For(None),

@@ -34,6 +34,10 @@ pub(crate) struct Finished<V> {
 }
 
 /// What becomes of the key.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made for each run, mostly the large one"
+)]
 pub(crate) enum End {
     /// It gets this answer, for this long or else for the retention that was set.
     Record {

@@ -114,7 +114,7 @@ fn pick<'a, 't>(
     }
     serde_json::Deserializer::from_str(value)
         .deserialize_any(Pick(wanted))
-        .map_err(half_escape)
+        .map_err(|error| half_escape(&error))
 }
 
 struct Pick<'w, 't>(&'w Wanted<'t>);
@@ -331,12 +331,12 @@ impl<'a> Decimal<'a> {
 
 /// Reads a part of a document.
 fn parse<'a, T: Deserialize<'a>>(value: &'a str) -> Result<T, FieldError> {
-    serde_json::from_str(value).map_err(half_escape)
+    serde_json::from_str(value).map_err(|error| half_escape(&error))
 }
 
 /// All that can be wrong within a document is half a surrogate pair in an escape, which is looked
 /// at only when a string is read.
-fn half_escape(error: serde_json::Error) -> FieldError {
+fn half_escape(error: &serde_json::Error) -> FieldError {
     // Its position is counted from the start of the part.
     let mut message = error.to_string();
     message.truncate(message.rfind(" at line ").unwrap_or(message.len()));

@@ -1,5 +1,6 @@
 //! What is recorded, and what an orphan means.
 
+mod grpc;
 mod orphan;
 mod recording;
 

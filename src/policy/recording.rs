@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use http::response::Parts;
+use http::{HeaderMap, StatusCode};
+
+use super::grpc;
 
 /// Which responses are recorded as the answer to a key. Where a response is not, the key is
 /// released, and the next request with it runs.
@@ -16,8 +18,13 @@ pub enum Recording {
     /// 405, 407, 408, 413, 415, 421, 425 and 429. The default: a refused credential or a limit on
     /// the rate must not poison a key.
     ///
+    /// A gRPC response counts as the HTTP status that belongs to its `grpc-status`, by the
+    /// mapping of [`google.rpc.Code`], here and for [`Recording::Success`].
+    ///
     /// A handler that answers 5xx *after* it has done its work should say so with
     /// [`RecordingOverride::RetainFor`], or be given [`Recording::All`].
+    ///
+    /// [`google.rpc.Code`]: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
     #[default]
     Deterministic,
     /// All of them, 500s too: what Stripe's API v1 does once a request has begun to execute.
@@ -40,11 +47,12 @@ impl Recording {
         Self::When(When(Arc::new(record)))
     }
 
-    pub(crate) fn records(&self, response: &Parts) -> bool {
+    /// Whether a response is recorded, as far as it is known: `trailers` come after the body.
+    pub(crate) fn records(&self, response: &Parts, trailers: Option<&HeaderMap>) -> bool {
         match self {
-            Self::Deterministic => is_deterministic(response.status),
+            Self::Deterministic => is_deterministic(grpc::status(response, trailers)),
             Self::All => true,
-            Self::Success => response.status.is_success(),
+            Self::Success => grpc::status(response, trailers).is_success(),
             Self::When(When(record)) => record(response),
         }
     }
@@ -115,7 +123,7 @@ mod tests {
         (200..600)
             .filter(|status| {
                 let response = http::Response::builder().status(*status).body(());
-                response.is_ok_and(|response| recording.records(&response.into_parts().0))
+                response.is_ok_and(|response| recording.records(&response.into_parts().0, None))
             })
             .collect()
     }
@@ -140,5 +148,39 @@ mod tests {
         );
         let teapot = Recording::when(|response| response.status.as_u16() == 418);
         assert_eq!(recorded(&teapot), [418]);
+    }
+
+    #[test]
+    fn a_grpc_response_counts_by_its_grpc_status() {
+        let records = |code: &'static str, is_in_trailers: bool| {
+            let mut fields = HeaderMap::new();
+            fields.insert("grpc-status", http::HeaderValue::from_static(code));
+            let mut response = http::Response::new(());
+            let content_type = http::HeaderValue::from_static("application/grpc+proto");
+            response.headers_mut().insert("content-type", content_type);
+            if !is_in_trailers {
+                response.headers_mut().extend(fields.clone());
+            }
+            let response = response.into_parts().0;
+            Recording::Deterministic.records(&response, is_in_trailers.then_some(&fields))
+        };
+        for is_in_trailers in [false, true] {
+            for code in ["0", "1", "3", "6", "9", "10", "11"] {
+                assert!(records(code, is_in_trailers), "{code}");
+            }
+            for code in [
+                "2", "4", "5", "7", "8", "12", "13", "14", "15", "16", "99", "x",
+            ] {
+                assert!(!records(code, is_in_trailers), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_grpc_status_means_nothing_in_another_response() {
+        let mut response = http::Response::new(());
+        let status = http::HeaderValue::from_static("14");
+        response.headers_mut().insert("grpc-status", status);
+        assert!(Recording::Deterministic.records(&response.into_parts().0, None));
     }
 }

@@ -21,7 +21,7 @@ impl<St: Store> Shared<St> {
         let stored = match Answer::decode(&completed.payload) {
             Ok(Answer::Response(stored)) => stored,
             Ok(Answer::NotStored { .. }) => {
-                return self.refuse(Refusal::new(
+                return self.refuse(&Refusal::new(
                     RefusalReason::ResponseNotStored,
                     "the operation was carried out, but its response was not stored; only the first request with this idempotency key got it",
                 ));
@@ -31,9 +31,9 @@ impl<St: Store> Shared<St> {
                     StoreErrorKind::Damaged,
                     "the recorded answer is not that of an HTTP request",
                 );
-                return self.refuse(error.into());
+                return self.refuse(&error.into());
             }
-            Err(damage) => return self.refuse(StoreError::from(damage).into()),
+            Err(damage) => return self.refuse(&StoreError::from(damage).into()),
         };
         let mut response = made_again(stored);
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, TRUE);
@@ -48,7 +48,7 @@ impl<St: Store> Shared<St> {
         response
     }
 
-    pub(super) fn refuse<RB: FromBuffered>(&self, refusal: Refusal) -> Response<RB> {
+    pub(super) fn refuse<RB: FromBuffered>(&self, refusal: &Refusal) -> Response<RB> {
         if let Some(error) = refusal.store_error() {
             tracing::warn!(
                 error = error as &(dyn std::error::Error + 'static),
@@ -59,7 +59,7 @@ impl<St: Store> Shared<St> {
         let mut response = self
             .settings
             .responder
-            .respond(&refusal)
+            .respond(refusal)
             .map(|body| whole(body, None));
         response
             .extensions_mut()

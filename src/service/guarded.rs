@@ -61,10 +61,10 @@ impl<S, St: Store> Guarded<S, St> {
         let shared = Arc::clone(&self.shared);
         match stop {
             Stop::End => {}
-            Stop::TooLarge => return Next::Answered(shared.refuse(too_large(&shared))),
+            Stop::TooLarge => return Next::Answered(shared.refuse(&too_large(&shared))),
             Stop::Error(error) => {
                 let refusal = unreadable(&*error.into(), &shared);
-                return Next::Answered(shared.refuse(refusal));
+                return Next::Answered(shared.refuse(&refusal));
             }
         }
         let identified = match shared
@@ -74,13 +74,13 @@ impl<S, St: Store> Guarded<S, St> {
         {
             Ok(Some(identified)) => identified,
             Ok(None) if shared.settings.key_required => {
-                return Next::Answered(shared.refuse(Refusal::missing_key()));
+                return Next::Answered(shared.refuse(&Refusal::missing_key()));
             }
             Ok(None) => {
                 let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
                 return Next::Passing(self.inner.call(request));
             }
-            Err(refusal) => return Next::Answered(shared.refuse(refusal)),
+            Err(refusal) => return Next::Answered(shared.refuse(&refusal)),
         };
         let executor = &shared.executor;
         let parts = identified.parts();
@@ -94,13 +94,13 @@ impl<S, St: Store> Guarded<S, St> {
                 return Next::Unprotected(self.inner.call(request));
             }
             Some(Begun::Refused(conflict)) => {
-                return Next::Answered(shared.refuse(conflict.into()));
+                return Next::Answered(shared.refuse(&conflict.into()));
             }
             None => {
                 let key = identified.to_key(record_key);
                 match Claimant::new(key, fingerprint, executor.now()) {
                     Ok(claimant) => Start::Claim(claimant, Arc::default()),
-                    Err(error) => return Next::Answered(shared.refuse(error.into())),
+                    Err(error) => return Next::Answered(shared.refuse(&error.into())),
                 }
             }
         };
@@ -139,7 +139,7 @@ where
         Begun::Refused(Conflict::Store(error)) if shared.runs_unprotected(&error) => {
             return inner.call(request).await.map(answer::unprotected);
         }
-        Begun::Refused(conflict) => return Ok(shared.refuse(conflict.into())),
+        Begun::Refused(conflict) => return Ok(shared.refuse(&conflict.into())),
     };
     request.extensions_mut().insert(held.attempt(key.clone()));
     let settings = &shared.settings;
@@ -192,6 +192,9 @@ async fn capture<RB: FromBuffered, E>(
         Stop::TooLarge => (Rest::Body(body), not_stored),
         // The work was done, and its answer is lost.
         Stop::Error(error) => (Rest::Error(error), End::Unknown),
+        Stop::End if retention.is_none() && !settings.records(&parts, collector.trailers()) => {
+            (Rest::Nothing, End::Release)
+        }
         Stop::End => {
             let answer = Answer::Response(StoredResponse {
                 status: parts.status,

@@ -92,7 +92,7 @@ where
             Ok(false) => Refusal::missing_key(),
             Err(invalid) => invalid.into(),
         };
-        ResponseFuture::new(State::answered(self.shared.refuse(refusal)))
+        ResponseFuture::new(State::answered(self.shared.refuse(&refusal)))
     }
 }
 

@@ -23,9 +23,6 @@ use crate::key::RecordKey;
 use crate::record::{ClaimRequest, Completed, Decision, Held, Lease, Record, decide, has_lapsed};
 
 const SHARDS: usize = 64;
-/// What a completed record takes beside its payload, moka's own bookkeeping included; measured
-/// in `tests/memory.rs`.
-const COMPLETED_OVERHEAD: u64 = 560;
 /// What a record in progress takes.
 const IN_PROGRESS_WEIGHT: u64 = 512;
 /// A shard with fewer records in progress than this is not searched for forgotten ones.
@@ -35,13 +32,13 @@ const SWEEP_FLOOR: usize = 64;
 ///
 /// Its records are gone when the process is. It is bounded in bytes, and when it is full it
 /// refuses new keys with [`StoreErrorKind::Full`] until records expire: it does not forget what
-/// it has promised to remember. Plan its capacity for the peak rate of new keys times the
-/// retention times the size of an answer and about 0.6 KB.
+/// it has promised to remember. Plan its capacity for the rate of new keys times the retention
+/// times the size of an answer and its [`OVERHEAD`](Self::OVERHEAD).
 ///
 /// ```
 /// use tower_idempotency::store::MemoryStore;
 ///
-/// // 4 KB answers, 50 new keys a second, kept for 1 hour: 4.6 KB * 50 * 3600 = 830 MB.
+/// // 4 KB answers, 50 new keys a second, kept for 1 hour: 4.5 KB * 50 * 3600 = 810 MB.
 /// let store = MemoryStore::with_capacity(1 << 30);
 /// ```
 #[derive(Clone)]
@@ -78,6 +75,10 @@ struct InProgress {
 impl MemoryStore {
     /// What [`new`](Self::new) allows, in bytes: 256 MiB.
     pub const DEFAULT_CAPACITY: u64 = 256 << 20;
+
+    /// What a recorded answer is weighed at beside its payload, in bytes: what this store, moka
+    /// and the allocator take to keep it.
+    pub const OVERHEAD: u64 = 480;
 
     /// A store that holds up to [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) bytes.
     pub fn new() -> Self {
@@ -388,7 +389,7 @@ fn held(completed: &Completed) -> Held<'_> {
 }
 
 fn weight_of(completed: &Completed) -> u64 {
-    completed.payload.len() as u64 + COMPLETED_OVERHEAD
+    completed.payload.len() as u64 + MemoryStore::OVERHEAD
 }
 
 /// Lets moka drop an answer once its retention is over. The claim decides by the record's own

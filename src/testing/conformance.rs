@@ -1,7 +1,6 @@
 //! What every store has to do, as tests.
 //!
-//! Each function takes a store, uses keys of its own, and panics when the store does something
-//! else than [`Store`] promises. [`all`] runs them all; a store of your own passes when
+//! A store of your own passes when this does not panic:
 //!
 //! ```
 //! # #[cfg(feature = "memory")]
@@ -15,7 +14,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! does not panic. Time is handed in with each call, so nothing here waits.
+//! Each behaviour uses keys of its own, so the store may hold others. Time is handed in with each
+//! call, so nothing here waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,11 @@ const SKEW: Duration = Duration::from_secs(2);
 const RACERS: usize = 16;
 const RACES: usize = 20;
 
-/// Runs every test of the suite, one after the other.
+/// Runs the whole suite, one behaviour after the other.
+///
+/// # Panics
+///
+/// At the first behaviour that is not as [`Store`] promises; the place of the panic names it.
 pub async fn all<St: Store>(store: St) {
     let store = Arc::new(store);
     a_claim_gets_the_lease_it_asked_for(&*store).await;
@@ -233,7 +237,7 @@ async fn get<St: Store>(store: &St, subject: &Subject, now: Timestamp) -> Option
 }
 
 /// The lease names its claim, is the first attempt, and lasts as long as was asked for.
-pub async fn a_claim_gets_the_lease_it_asked_for<St: Store>(store: &St) {
+async fn a_claim_gets_the_lease_it_asked_for<St: Store>(store: &St) {
     let subject = Subject::new();
     let claim = subject.claim();
     let lease = claim.acquires(store).await;
@@ -248,7 +252,7 @@ pub async fn a_claim_gets_the_lease_it_asked_for<St: Store>(store: &St) {
 }
 
 /// A claim whose answer was lost can be made again.
-pub async fn a_claim_repeated_by_its_owner_gets_the_same_lease<St: Store>(store: &St) {
+async fn a_claim_repeated_by_its_owner_gets_the_same_lease<St: Store>(store: &St) {
     let subject = Subject::new();
     let claim = subject.claim();
     let first = claim.acquires(store).await;
@@ -259,7 +263,7 @@ pub async fn a_claim_repeated_by_its_owner_gets_the_same_lease<St: Store>(store:
 }
 
 /// Others see since when the attempt runs, and until when its lease lasts.
-pub async fn a_key_that_is_held_is_in_progress_for_others<St: Store>(store: &St) {
+async fn a_key_that_is_held_is_in_progress_for_others<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let later = subject.claim().after(Duration::from_secs(5));
@@ -277,7 +281,7 @@ pub async fn a_key_that_is_held_is_in_progress_for_others<St: Store>(store: &St)
 }
 
 /// Whatever the state of the record.
-pub async fn another_request_with_the_key_is_told_so<St: Store>(store: &St) {
+async fn another_request_with_the_key_is_told_so<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let other = subject.claim().for_another_request();
@@ -290,7 +294,7 @@ pub async fn another_request_with_the_key_is_told_so<St: Store>(store: &St) {
 }
 
 /// With the fingerprint and the times of its record.
-pub async fn a_completed_key_gives_its_answer<St: Store>(store: &St) {
+async fn a_completed_key_gives_its_answer<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
@@ -310,7 +314,7 @@ pub async fn a_completed_key_gives_its_answer<St: Store>(store: &St) {
 }
 
 /// From none to some hundred kilobytes.
-pub async fn an_answer_of_any_size_and_bytes_comes_back<St: Store>(store: &St) {
+async fn an_answer_of_any_size_and_bytes_comes_back<St: Store>(store: &St) {
     for size in [0, 1, 255, 256, 4_096, 70_000, 300_000] {
         let subject = Subject::new();
         let lease = subject.acquired(store).await;
@@ -327,7 +331,7 @@ pub async fn an_answer_of_any_size_and_bytes_comes_back<St: Store>(store: &St) {
 }
 
 /// The next claim is a first attempt again.
-pub async fn an_answer_is_forgotten_when_it_expires<St: Store>(store: &St) {
+async fn an_answer_is_forgotten_when_it_expires<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
@@ -344,7 +348,7 @@ pub async fn an_answer_is_forgotten_when_it_expires<St: Store>(store: &St) {
 }
 
 /// By anyone, for any request, as a first attempt.
-pub async fn a_released_key_can_be_claimed<St: Store>(store: &St) {
+async fn a_released_key_can_be_claimed<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let fenced = release(store, &lease, Release::Free).await;
@@ -355,7 +359,7 @@ pub async fn a_released_key_can_be_claimed<St: Store>(store: &St) {
 }
 
 /// As the next attempt, with a higher token, and with the age of the key.
-pub async fn a_lapsed_lease_is_taken_over<St: Store>(store: &St) {
+async fn a_lapsed_lease_is_taken_over<St: Store>(store: &St) {
     let subject = Subject::new();
     let first = subject.acquired(store).await;
     let second = subject.claim().after(lapse()).acquires(store).await;
@@ -369,7 +373,7 @@ pub async fn a_lapsed_lease_is_taken_over<St: Store>(store: &St) {
 }
 
 /// Up to and including the margin it is alive.
-pub async fn a_lease_lapses_only_after_the_clock_skew<St: Store>(store: &St) {
+async fn a_lease_lapses_only_after_the_clock_skew<St: Store>(store: &St) {
     let subject = Subject::new();
     subject.acquired(store).await;
     subject
@@ -383,7 +387,7 @@ pub async fn a_lease_lapses_only_after_the_clock_skew<St: Store>(store: &St) {
 }
 
 /// Again and again, until somebody may.
-pub async fn an_orphan_is_held_for_those_who_may_not_take_over<St: Store>(store: &St) {
+async fn an_orphan_is_held_for_those_who_may_not_take_over<St: Store>(store: &St) {
     let subject = Subject::new();
     subject.acquired(store).await;
     for later in [lapse(), RETENTION - Duration::from_secs(1)] {
@@ -394,7 +398,7 @@ pub async fn an_orphan_is_held_for_those_who_may_not_take_over<St: Store>(store:
 }
 
 /// Without waiting for the lease.
-pub async fn an_attempt_without_an_outcome_is_an_orphan_at_once<St: Store>(store: &St) {
+async fn an_attempt_without_an_outcome_is_an_orphan_at_once<St: Store>(store: &St) {
     let subject = Subject::new();
     let first = subject.acquired(store).await;
     let fenced = release(store, &first, Release::Orphan).await;
@@ -407,7 +411,7 @@ pub async fn an_attempt_without_an_outcome_is_an_orphan_at_once<St: Store>(store
 }
 
 /// For those who may not take over, too; as a first attempt.
-pub async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(store: &St) {
+async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(store: &St) {
     let subject = Subject::new();
     let first = subject.acquired(store).await;
     let after = RETENTION + Duration::from_secs(1);
@@ -418,7 +422,7 @@ pub async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(store: &S
 }
 
 /// Until its new deadline, for its owner alone.
-pub async fn a_renewed_lease_lives_longer<St: Store>(store: &St) {
+async fn a_renewed_lease_lives_longer<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let deadline = subject.start.plus(LEASE * 2);
@@ -431,7 +435,7 @@ pub async fn a_renewed_lease_lives_longer<St: Store>(store: &St) {
 }
 
 /// Work that takes longer than the retention is not run beside itself.
-pub async fn a_live_lease_outlives_its_records_expiry<St: Store>(store: &St) {
+async fn a_live_lease_outlives_its_records_expiry<St: Store>(store: &St) {
     let subject = Subject::new();
     let short = Attempt {
         retention: Duration::from_secs(1),
@@ -448,7 +452,7 @@ pub async fn a_live_lease_outlives_its_records_expiry<St: Store>(store: &St) {
 }
 
 /// It is told that it lost its lease, and what was recorded instead.
-pub async fn a_late_finisher_changes_nothing<St: Store>(store: &St) {
+async fn a_late_finisher_changes_nothing<St: Store>(store: &St) {
     let subject = Subject::new();
     let late = subject.acquired(store).await;
     let successor = subject.claim().after(lapse()).acquires(store).await;
@@ -473,7 +477,7 @@ pub async fn a_late_finisher_changes_nothing<St: Store>(store: &St) {
 }
 
 /// It was slow, but nobody took its place.
-pub async fn a_lapsed_lease_that_nobody_took_can_still_be_completed<St: Store>(store: &St) {
+async fn a_lapsed_lease_that_nobody_took_can_still_be_completed<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let now = subject.start.plus(lapse());
@@ -483,7 +487,7 @@ pub async fn a_lapsed_lease_that_nobody_took_can_still_be_completed<St: Store>(s
 }
 
 /// Someone who was refused the key cannot give it away.
-pub async fn only_the_owner_releases<St: Store>(store: &St) {
+async fn only_the_owner_releases<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let stranger = Lease {
@@ -503,7 +507,7 @@ pub async fn only_the_owner_releases<St: Store>(store: &St) {
 }
 
 /// A write whose answer was lost is made again, and gets the same answer.
-pub async fn repeated_writes_are_harmless<St: Store>(store: &St) {
+async fn repeated_writes_are_harmless<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
@@ -522,7 +526,7 @@ pub async fn repeated_writes_are_harmless<St: Store>(store: &St) {
 }
 
 /// Until it has expired.
-pub async fn get_shows_what_is_there<St: Store>(store: &St) {
+async fn get_shows_what_is_there<St: Store>(store: &St) {
     let subject = Subject::new();
     assert_eq!(get(store, &subject, subject.start).await, None);
     let lease = subject.acquired(store).await;
@@ -546,7 +550,7 @@ pub async fn get_shows_what_is_there<St: Store>(store: &St) {
 }
 
 /// In progress or completed; whoever held it finds its lease lost.
-pub async fn remove_forgets_a_key<St: Store>(store: &St) {
+async fn remove_forgets_a_key<St: Store>(store: &St) {
     let subject = Subject::new();
     let remove = || async {
         let removed = store.remove(subject.key.record_key()).await;
@@ -565,7 +569,7 @@ pub async fn remove_forgets_a_key<St: Store>(store: &St) {
 }
 
 /// A release and an expiry in between do not set them back.
-pub async fn tokens_grow_over_the_lives_of_a_record<St: Store>(store: &St) {
+async fn tokens_grow_over_the_lives_of_a_record<St: Store>(store: &St) {
     let subject = Subject::new();
     let first = subject.acquired(store).await;
     release(store, &first, Release::Free).await;
@@ -579,7 +583,7 @@ pub async fn tokens_grow_over_the_lives_of_a_record<St: Store>(store: &St) {
 }
 
 /// At the same time, from many tasks.
-pub async fn one_of_many_claims_wins<St: Store>(store: &Arc<St>) {
+async fn one_of_many_claims_wins<St: Store>(store: &Arc<St>) {
     for _ in 0..RACES {
         let subject = Arc::new(Subject::new());
         assert_eq!(race(store, &subject, Duration::ZERO).await, 1);
@@ -587,7 +591,7 @@ pub async fn one_of_many_claims_wins<St: Store>(store: &Arc<St>) {
 }
 
 /// At the same time, from many tasks.
-pub async fn one_of_many_takes_an_orphan_over<St: Store>(store: &Arc<St>) {
+async fn one_of_many_takes_an_orphan_over<St: Store>(store: &Arc<St>) {
     for _ in 0..RACES {
         let subject = Arc::new(Subject::new());
         subject.acquired(&**store).await;
@@ -614,7 +618,7 @@ async fn race<St: Store>(store: &Arc<St>, subject: &Arc<Subject>, later: Duratio
 }
 
 /// However the attempt ends; a store that cannot see it gives no waiter.
-pub async fn a_waiter_if_there_is_one_sees_the_end<St: Store>(store: &St) {
+async fn a_waiter_if_there_is_one_sees_the_end<St: Store>(store: &St) {
     for end in 0..4 {
         let subject = Subject::new();
         let lease = subject.acquired(store).await;

@@ -9,36 +9,36 @@ use tower_idempotency::store::{MemoryStore, Store};
 use tower_idempotency::testing::{FaultStore, TokioClock};
 use tower_idempotency::{Executor, Fingerprint, IdempotencyKey, Ran, RunError};
 
-pub const LEASE: Duration = Duration::from_secs(30);
-pub const SKEW: Duration = Duration::from_secs(2);
-pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const SKEW: Duration = Duration::from_secs(2);
+pub(crate) const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub type Result<T = u32, E = &'static str> = std::result::Result<Ran<T>, RunError<E>>;
+pub(crate) type Result<T = u32, E = &'static str> = std::result::Result<Ran<T>, RunError<E>>;
 
 /// An executor over a memory store whose calls can be made to fail.
-pub fn faulty() -> Executor<FaultStore<MemoryStore>> {
+pub(crate) fn faulty() -> Executor<FaultStore<MemoryStore>> {
     on(FaultStore::new(MemoryStore::new()))
 }
 
-pub fn in_memory() -> Executor<MemoryStore> {
+pub(crate) fn in_memory() -> Executor<MemoryStore> {
     on(MemoryStore::new())
 }
 
-pub fn on<St: Store>(store: St) -> Executor<St> {
+pub(crate) fn on<St: Store>(store: St) -> Executor<St> {
     Executor::new(store).clock(TokioClock::new())
 }
 
-pub fn key() -> IdempotencyKey {
+pub(crate) fn key() -> IdempotencyKey {
     IdempotencyKey::new("charge", "key-1").expect("the key is valid")
 }
 
-pub fn fingerprint() -> Fingerprint {
+pub(crate) fn fingerprint() -> Fingerprint {
     Fingerprint::of(["amount=1200"])
 }
 
 /// Work that counts how often it was begun, and ends when it is told to.
 #[derive(Clone)]
-pub struct Work {
+pub(crate) struct Work {
     begun: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
     may_end: Arc<Semaphore>,
@@ -46,14 +46,14 @@ pub struct Work {
 
 impl Work {
     /// Ends at once.
-    pub fn quick() -> Self {
+    pub(crate) fn quick() -> Self {
         let work = Self::slow();
         work.may_end.add_permits(Semaphore::MAX_PERMITS / 2);
         work
     }
 
     /// Ends when [`end_one`](Self::end_one) says so.
-    pub fn slow() -> Self {
+    pub(crate) fn slow() -> Self {
         Self {
             begun: Arc::default(),
             ended: Arc::default(),
@@ -61,20 +61,20 @@ impl Work {
         }
     }
 
-    pub fn end_one(&self) {
+    pub(crate) fn end_one(&self) {
         self.may_end.add_permits(1);
     }
 
-    pub fn begun(&self) -> usize {
+    pub(crate) fn begun(&self) -> usize {
         self.begun.load(Ordering::SeqCst)
     }
 
-    pub fn ended(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.ended.load(Ordering::SeqCst)
     }
 
     /// The number of this run, counted from 1.
-    pub async fn run(self) -> std::result::Result<u32, &'static str> {
+    pub(crate) async fn run(self) -> std::result::Result<u32, &'static str> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let permit = self.may_end.acquire().await;
         permit.expect("the semaphore stays open").forget();
@@ -83,7 +83,7 @@ impl Work {
     }
 
     /// Runs it under the key of [`key`].
-    pub async fn under<St: Store>(&self, executor: &Executor<St>) -> Result {
+    pub(crate) async fn under<St: Store>(&self, executor: &Executor<St>) -> Result {
         let work = self.clone();
         executor
             .run(&key(), fingerprint(), move || work.run())
@@ -91,7 +91,7 @@ impl Work {
     }
 
     /// Runs it in a task of its own, and waits until it has begun.
-    pub async fn spawned<St: Store>(
+    pub(crate) async fn spawned<St: Store>(
         &self,
         executor: &Executor<St>,
     ) -> tokio::task::JoinHandle<Result> {
@@ -103,7 +103,7 @@ impl Work {
 }
 
 /// Waits, on paused time, until a condition holds.
-pub async fn eventually(mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(mut holds: impl FnMut() -> bool) {
     for _ in 0..10_000 {
         if holds() {
             return;
@@ -114,7 +114,7 @@ pub async fn eventually(mut holds: impl FnMut() -> bool) {
 }
 
 /// Lets everything that does not wait for time come to rest.
-pub async fn settle() {
+pub(crate) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }

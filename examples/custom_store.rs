@@ -1,0 +1,150 @@
+//! A store of your own, held to the suite that the crate's own stores have to pass.
+//!
+//! ```text
+//! cargo run --example custom_store
+//! ```
+//!
+//! This one is a map behind a mutex. One of yours would make the same decisions in a
+//! transaction of its database: read the record, ask [`decide`], write what it says; and it would
+//! make each fenced write conditional on the owner.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::{Router, routing::post};
+use tower_idempotency::record::{ClaimRequest, Completed, Decision, Held, Lease, Record, decide};
+use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store};
+use tower_idempotency::testing::conformance;
+use tower_idempotency::{IdempotencyLayer, RecordKey, StoreError, Timestamp};
+
+#[derive(Clone, Debug, Default)]
+struct MapStore {
+    records: Arc<Mutex<HashMap<RecordKey, Record>>>,
+}
+
+impl MapStore {
+    fn records(&self) -> MutexGuard<'_, HashMap<RecordKey, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a record in progress, if `lease` still owns it.
+    fn fenced(&self, lease: &Lease, write: impl FnOnce(Lease) -> Option<Record>) -> Fenced {
+        let mut records = self.records();
+        let held = match records.get(&lease.key) {
+            Some(Record::InProgress(held)) if held.owner == lease.owner => held.clone(),
+            Some(Record::Completed(completed)) => {
+                return Fenced::LeaseLost(Some(completed.clone()));
+            }
+            _ => return Fenced::LeaseLost(None),
+        };
+        match write(held) {
+            Some(record) => records.insert(lease.key, record),
+            None => records.remove(&lease.key),
+        };
+        Fenced::Applied
+    }
+}
+
+impl Store for MapStore {
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        // Reading, deciding and writing are one step, under the lock.
+        let mut records = self.records();
+        let existing = records.get(request.key);
+        let held = existing.and_then(|record| match record {
+            Record::InProgress(lease) => Some(Held::InProgress(lease)),
+            Record::Completed(completed) => Some(Held::Completed {
+                fingerprint: completed.fingerprint,
+                expires_at: completed.expires_at,
+            }),
+            _ => None,
+        });
+        Ok(match (decide(held, request), existing) {
+            (
+                Decision::Acquire {
+                    token,
+                    attempt,
+                    created_at,
+                },
+                _,
+            ) => {
+                let lease = request.lease(token, attempt, created_at);
+                records.insert(lease.key, Record::InProgress(lease.clone()));
+                Claim::Acquired(lease)
+            }
+            (Decision::Own, Some(Record::InProgress(lease))) => Claim::Acquired(lease.clone()),
+            (Decision::Replay, Some(Record::Completed(completed))) => {
+                Claim::Completed(completed.clone())
+            }
+            (Decision::InProgress, Some(Record::InProgress(lease))) => Claim::InProgress {
+                started_at: lease.started_at,
+                deadline: lease.deadline,
+                // Nobody hears a run end here: those who wait look again now and then.
+                waiter: None,
+            },
+            (Decision::Orphaned, _) => Claim::Orphaned,
+            _ => Claim::Reused,
+        })
+    }
+
+    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+        Ok(self.fenced(lease, |held| {
+            Some(Record::InProgress(Lease { deadline, ..held }))
+        }))
+    }
+
+    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+        let fenced = self.fenced(lease, |held| {
+            Some(Record::Completed(Completed {
+                fingerprint: held.fingerprint,
+                payload: completion.payload.clone(),
+                created_at: held.created_at,
+                expires_at: completion.expires_at,
+            }))
+        });
+        Ok(match fenced {
+            // The very answer is there: this call repeats one that was applied.
+            Fenced::LeaseLost(Some(completed)) if completed.payload == completion.payload => {
+                Fenced::Applied
+            }
+            fenced => fenced,
+        })
+    }
+
+    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+        Ok(self.fenced(lease, |held| match release {
+            Release::Orphan => Some(Record::InProgress(Lease {
+                deadline: Timestamp::EPOCH,
+                ..held
+            })),
+            _ => None,
+        }))
+    }
+
+    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+        Ok(self
+            .records()
+            .get(key)
+            .cloned()
+            .filter(|record| match record {
+                Record::Completed(completed) => completed.expires_at > now,
+                Record::InProgress(lease) => lease.deadline >= now || lease.expires_at > now,
+                _ => true,
+            }))
+    }
+
+    async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        Ok(self.records().remove(key).is_some())
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    conformance::all(MapStore::default()).await;
+    println!("the store conforms");
+
+    // And now it is as good as any other.
+    let layer = IdempotencyLayer::new(MapStore::default());
+    let _app: Router = Router::new()
+        .route("/v1/charges", post(|| async { "charged" }))
+        .layer(layer);
+}
