@@ -354,6 +354,12 @@ impl PartialEq for IdempotencyKey {
 
 impl Eq for IdempotencyKey {}
 
+impl Hash for IdempotencyKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.record_key.hash(state);
+    }
+}
+
 impl fmt::Debug for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyKey")
@@ -365,6 +371,7 @@ impl fmt::Debug for IdempotencyKey {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -502,5 +509,35 @@ mod tests {
     fn debug_does_not_show_the_clients_key() {
         let key = IdempotencyKey::new("op", "s3cret").expect("a valid key");
         assert!(!format!("{key:?}").contains("s3cret"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_valid_key_or_an_error(
+            value in proptest::collection::vec(any::<u8>(), 0..300),
+            strict in any::<bool>(),
+        ) {
+            let syntax = if strict { KeySyntax::Strict } else { KeySyntax::Lenient };
+            match parse(&value, syntax) {
+                Ok(key) => prop_assert_eq!(check(key.as_bytes()), Ok(&*key)),
+                Err(invalid) => prop_assert!(!invalid.to_string().is_empty()),
+            }
+        }
+
+        #[test]
+        fn any_quoted_key_is_read_as_it_was_meant(key in "[!-~]{1,255}", pad in " {0,2}") {
+            let quoted = key.replace('\\', "\\\\").replace('"', "\\\"");
+            let value = format!("{pad}\"{quoted}\"{pad}");
+            for syntax in [KeySyntax::Lenient, KeySyntax::Strict] {
+                let read = parse(value.as_bytes(), syntax);
+                prop_assert_eq!(read.as_deref(), Ok(&*key));
+            }
+        }
+
+        #[test]
+        fn any_bare_key_without_quotes_is_read_as_it_is(key in "[!#-~]{1,255}") {
+            let read = parse(key.as_bytes(), KeySyntax::Lenient);
+            prop_assert_eq!(read.as_deref(), Ok(&*key));
+        }
     }
 }

@@ -51,6 +51,9 @@ use crate::store::Store;
 /// what changes a response for one client alone, such as compression: the layer stores what
 /// comes out of the service it wraps. With [`Router::layer`] that order is bottom to top.
 ///
+/// Inside of a layer that catches panics, too: one that is inside of this layer makes a panic a
+/// 500 like any other, and the orphan policy never learns of it.
+///
 /// [`Router::layer`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.layer
 #[derive(Debug)]
 pub struct IdempotencyLayer<St> {
@@ -310,6 +313,12 @@ impl<St: Store> IdempotencyLayer<St> {
     #[must_use]
     pub fn store_timeout(self, store_timeout: Duration) -> Self {
         self.with(|executor| executor.store_timeout(store_timeout))
+    }
+
+    /// See [`Executor::reconcile_timeout`]. Default: 30 s.
+    #[must_use]
+    pub fn reconcile_timeout(self, reconcile_timeout: Duration) -> Self {
+        self.with(|executor| executor.reconcile_timeout(reconcile_timeout))
     }
 
     /// What it means that a run left no outcome. Default: [`Orphan::Retake`].

@@ -1,5 +1,7 @@
 //! What an answer says of how it came about.
 
+use std::fmt;
+
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 
@@ -38,7 +40,8 @@ pub const EXPOSED_HEADERS: [HeaderName; 6] = [
 ];
 
 /// What the layer did with a request: in the extensions of the response, for logs and metrics
-/// of the layers outside. A response without it passed through.
+/// of the layers outside. A response without it passed through, or was made of a panic or an
+/// error by a layer outside of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -50,6 +53,31 @@ pub enum Outcome {
     Replayed,
     /// The handler ran unprotected, for the store could not be reached.
     Unprotected,
+}
+
+impl Outcome {
+    /// A short name for logs and metrics: `executed`, `refused`, `replayed` or `unprotected`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Executed(_) => "executed",
+            Self::Refused(_) => "refused",
+            Self::Replayed => "replayed",
+            Self::Unprotected => "unprotected",
+        }
+    }
+}
+
+/// The short name, and after a colon what became of the answer, or the reason: `executed:
+/// stored`, `refused: in-progress`.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.as_str();
+        match self {
+            Self::Executed(recorded) => write!(f, "{name}: {recorded}"),
+            Self::Refused(reason) => write!(f, "{name}: {reason}"),
+            Self::Replayed | Self::Unprotected => f.write_str(name),
+        }
+    }
 }
 
 /// Says when the key was first seen and when it expires.

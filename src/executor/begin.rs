@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
-use tracing::warn;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{Instrument, Span, warn};
 
 use super::detach::Stage;
 use super::runs::Permit;
@@ -12,8 +12,9 @@ use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
-use crate::policy::{Orphan, Orphaned, Reconciled};
+use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
 use crate::record::{ClaimRequest, Completed, Lease, Owner, Record, has_lapsed, random_u64};
+use crate::response::Answer;
 use crate::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 
 /// The first pause between two looks at a run on another node.
@@ -151,13 +152,7 @@ impl<St: Store> Executor<St> {
         if held.lease.attempt == 1 {
             return Begun::Held(held);
         }
-        let beating = self
-            .shared
-            .heart
-            .keep(&held.lease, settings.lease, settings.max_execution);
-        let reconciled = reconcile.ask(orphaned(key, &held.lease)).await;
-        drop(beating);
-        match reconciled {
+        match self.ask(reconcile, key, &held.lease).await {
             Reconciled::NotExecuted => Begun::Held(held),
             Reconciled::Unknown => {
                 self.undo(&held.lease).await;
@@ -183,6 +178,41 @@ impl<St: Store> Executor<St> {
                         Begun::Completed(completed)
                     }
                 }
+            }
+        }
+    }
+
+    /// Asks what became of a lost attempt, under the lease. No answer in time, and a panic, count
+    /// as not knowing.
+    pub(super) async fn ask(
+        &self,
+        reconcile: &Reconcile<Answer>,
+        key: &IdempotencyKey,
+        lease: &Lease,
+    ) -> Reconciled<Answer> {
+        let settings = &self.shared.settings;
+        let _beating = self.shared.heart.keep(lease, settings.lease, None);
+        let orphaned = Orphaned {
+            key: key.clone(),
+            fingerprint: lease.fingerprint,
+            token: lease.token,
+            created_at: lease.created_at,
+        };
+        // In a task of its own, which keeps its panic to itself.
+        let reconcile = reconcile.clone();
+        let asking = async move { reconcile.ask(orphaned).await };
+        let asked = tokio::spawn(asking.instrument(Span::current()));
+        let abort = asked.abort_handle();
+        match timeout(settings.reconcile_timeout, asked).await {
+            Ok(Ok(reconciled)) => reconciled,
+            Ok(Err(_)) => {
+                warn!(record = %lease.key, "asking for the outcome of a run panicked");
+                Reconciled::Unknown
+            }
+            Err(_) => {
+                abort.abort();
+                warn!(record = %lease.key, "nobody said in time what became of a run");
+                Reconciled::Unknown
             }
         }
     }
@@ -389,14 +419,6 @@ impl<St: Store> Executor<St> {
                 }
             }
         });
-    }
-}
-
-pub(super) fn orphaned(key: &IdempotencyKey, lease: &Lease) -> Orphaned {
-    Orphaned {
-        key: key.clone(),
-        fingerprint: lease.fingerprint,
-        token: lease.token,
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the end of a run to its record.
 
 use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -10,9 +11,9 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, Span, warn};
+use tracing::{Instrument, Span, debug, warn};
 
-use super::begin::{Held, jittered, orphaned};
+use super::begin::{Held, jittered};
 use super::heart::Beating;
 use super::{Executor, Shared};
 use crate::clock::Timestamp;
@@ -104,6 +105,26 @@ pub enum Recorded {
     Unknown,
 }
 
+impl Recorded {
+    /// A short name for logs and metrics, such as `stored`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LeaseLost => "lease-lost",
+            Self::NotStored => "not-stored",
+            Self::Pending => "pending",
+            Self::Released => "released",
+            Self::Stored => "stored",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A change of the record that ends a lease.
 enum Write {
     Complete(Completion, Recorded),
@@ -134,10 +155,12 @@ impl<St: Store> Executor<St> {
         match outcome {
             Ok(Finished { value, end }) => {
                 let write = self.write_for(end, &held.lease, &key).await;
+                let record_key = held.lease.key;
                 let (recorded, expires_at) = match self.end(held, write, beating).await {
                     Ended::As(recorded, expires_at) => (recorded, expires_at),
                     Ended::Superseded(completed) => return Settled::Superseded(completed),
                 };
+                debug!(record = %record_key, %recorded, "a run ended");
                 Settled::Value {
                     value,
                     recorded,
@@ -160,7 +183,7 @@ impl<St: Store> Executor<St> {
             End::Unknown => match &self.shared.settings.orphan {
                 Orphan::Retake => Write::Release(Release::Free),
                 Orphan::Hold => Write::Release(Release::Orphan),
-                Orphan::Reconcile(reconcile) => match reconcile.ask(orphaned(key, lease)).await {
+                Orphan::Reconcile(reconcile) => match self.ask(reconcile, key, lease).await {
                     Reconciled::Completed(answer) => self.record(&answer, None),
                     Reconciled::NotExecuted => Write::Release(Release::Free),
                     Reconciled::Unknown => Write::Release(Release::Orphan),

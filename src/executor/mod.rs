@@ -79,6 +79,7 @@ struct Settings {
     max_runs: usize,
     wait: Duration,
     store_timeout: Duration,
+    reconcile_timeout: Duration,
     orphan: Orphan<Answer>,
 }
 
@@ -92,6 +93,7 @@ impl Default for Settings {
             max_runs: 10_000,
             wait: Duration::ZERO,
             store_timeout: Duration::from_secs(5),
+            reconcile_timeout: Duration::from_secs(30),
             orphan: Orphan::Retake,
         }
     }
@@ -162,7 +164,8 @@ impl<St: Store> Executor<St> {
         self.set(|settings| settings.wait = max)
     }
 
-    /// How long the store may take for one call before it counts as unreachable. Default: 5 s.
+    /// How long the store may take for one call before it counts as unreachable. Default: 5 s;
+    /// at most half of the lease.
     #[must_use]
     pub fn store_timeout(self, store_timeout: Duration) -> Self {
         self.set(|settings| settings.store_timeout = store_timeout)
@@ -172,6 +175,13 @@ impl<St: Store> Executor<St> {
     #[must_use]
     pub fn orphan(self, orphan: Orphan<Answer>) -> Self {
         self.set(|settings| settings.orphan = orphan)
+    }
+
+    /// How long [`Orphan::Reconcile`] may take to find the outcome of a lost run. After that it
+    /// counts as [`Reconciled::Unknown`](crate::Reconciled::Unknown). Default: 30 s.
+    #[must_use]
+    pub fn reconcile_timeout(self, reconcile_timeout: Duration) -> Self {
+        self.set(|settings| settings.reconcile_timeout = reconcile_timeout)
     }
 
     /// Where wall time comes from. Default: [`SystemClock`].
@@ -302,7 +312,9 @@ impl<St: Store> Executor<St> {
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let limit = self.shared.settings.store_timeout;
+        let settings = &self.shared.settings;
+        // What comes after it, renewals in the background, must not come too late.
+        let limit = settings.store_timeout.min(settings.lease / 2);
         let mut call = std::pin::pin!(call);
         let at_once = std::future::poll_fn(|cx| {
             std::task::Poll::Ready(match call.as_mut().poll(cx) {
@@ -368,16 +380,20 @@ impl<St: fmt::Debug> fmt::Debug for Executor<St> {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     key: IdempotencyKey,
+    fingerprint: Fingerprint,
     token: FencingToken,
     number: u32,
+    created_at: Timestamp,
 }
 
 impl Attempt {
     fn new(key: IdempotencyKey, lease: &Lease) -> Self {
         Self {
             key,
+            fingerprint: lease.fingerprint,
             token: lease.token,
             number: lease.attempt,
+            created_at: lease.created_at,
         }
     }
 
@@ -389,6 +405,16 @@ impl Attempt {
     /// The fencing token: higher than that of every attempt at the key before.
     pub const fn token(&self) -> FencingToken {
         self.token
+    }
+
+    /// The fingerprint of the request.
+    pub const fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// When the key was first claimed, since it was last forgotten.
+    pub const fn created_at(&self) -> Timestamp {
+        self.created_at
     }
 
     /// Which attempt this is, counted from 1. More than 1: those before it left no outcome.

@@ -58,8 +58,8 @@ impl Drop for Permit {
 
 /// Stops new runs and waits for those in flight, also for those whose request is gone.
 ///
-/// A server's own graceful shutdown waits for its connections; a run that was detached from its
-/// connection is waited for here:
+/// A server's own graceful shutdown waits for its connections, some of them for as long as their
+/// clients like, so bound it; a run that was detached from its connection is waited for here:
 ///
 /// ```
 /// # async fn serve() {}

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
 use crate::key::IdempotencyKey;
 use crate::record::FencingToken;
@@ -31,16 +32,28 @@ pub enum Orphan<T> {
 
 impl<T: 'static> Orphan<T> {
     /// Asks `reconcile` what became of a lost attempt. It is asked by one attempt at a time,
-    /// which holds the key's lease meanwhile.
+    /// which holds the key's lease meanwhile. It may take as long as
+    /// [`reconcile_timeout`](crate::Executor::reconcile_timeout) says; after that, or when it
+    /// panics, the outcome counts as [`Reconciled::Unknown`].
+    ///
+    /// The business system should keep with each effect the
+    /// [record key](IdempotencyKey::record_key) that it was made under, and when: a key may be
+    /// used again, for something else, once its retention is over, and an effect from before
+    /// [`Orphaned::created_at`] is no outcome of this attempt.
     ///
     /// ```
     /// use bytes::Bytes;
     /// use http::Response;
-    /// use tower_idempotency::{Orphan, Orphaned, Reconciled};
+    /// use tower_idempotency::{Orphan, Orphaned, Reconciled, RecordKey, Timestamp};
     ///
-    /// # async fn charge_of(_: &str) -> Result<Option<String>, ()> { Ok(None) }
+    /// async fn charge_under(key: &RecordKey, since: Timestamp) -> Result<Option<String>, ()> {
+    ///     // SELECT charge FROM ledger WHERE record_key = $1 AND made_at >= $2
+    /// #   let _ = (key, since);
+    ///     Ok(None)
+    /// }
+    ///
     /// let orphan: Orphan<Response<Bytes>> = Orphan::reconcile(|orphaned: Orphaned| async move {
-    ///     match charge_of(orphaned.key.as_str()).await {
+    ///     match charge_under(orphaned.key.record_key(), orphaned.created_at).await {
     ///         Ok(Some(charge)) => Reconciled::Completed(Response::new(Bytes::from(charge))),
     ///         Ok(None) => Reconciled::NotExecuted,
     ///         Err(()) => Reconciled::Unknown,
@@ -111,6 +124,9 @@ pub struct Orphaned {
     /// The fencing token of the attempt that asks. The lost one's was lower, unless it is the
     /// one that asks, after a panic or an error of its own.
     pub token: FencingToken,
+    /// When the key was first claimed, since it was last forgotten: what was done before belongs
+    /// to an earlier use of the key.
+    pub created_at: Timestamp,
 }
 
 /// What became of a lost attempt.

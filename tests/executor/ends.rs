@@ -95,3 +95,23 @@ async fn a_future_that_was_never_polled_begins_nothing() {
     assert_eq!(work.begun(), 0);
     assert_eq!(executor.handle().in_flight(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_run_stays_in_the_span_of_its_caller() {
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let executor = in_memory();
+    let (sender, name) = tokio::sync::oneshot::channel();
+    let names_its_span = || async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let span = tracing::Span::current();
+        let name = span.metadata().map(tracing::Metadata::name);
+        sender.send(name).expect("the test listens");
+        Ok::<u32, &str>(1)
+    };
+    let caller = tracing::info_span!("the caller's");
+    let key = key();
+    let run = executor.run(&key, fingerprint(), names_its_span);
+    let run = tracing::Instrument::instrument(run, caller);
+    assert!(timeout(A_MOMENT, run).await.is_err());
+    assert_eq!(name.await, Ok(Some("the caller's")));
+}

@@ -171,7 +171,8 @@ async fn reconcile_is_asked_when_a_lease_has_lapsed() {
 async fn reconcile_is_asked_by_one_at_a_time() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
-    let executor = faulty().orphan(Orphan::reconcile(move |_| {
+    let executor = faulty().reconcile_timeout(LEASE * 10);
+    let executor = executor.orphan(Orphan::reconcile(move |_| {
         counter.fetch_add(1, Ordering::SeqCst);
         async {
             tokio::time::sleep(LEASE * 3).await;
@@ -192,4 +193,76 @@ async fn reconcile_is_asked_by_one_at_a_time() {
     ));
     assert!(matches!(first.await, Ok(Ok(Ran::Replayed(42)))));
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_holds_the_lease_also_after_a_panic_at_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let executor = faulty()
+        .reconcile_timeout(LEASE * 10)
+        .orphan(Orphan::reconcile(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async {
+                tokio::time::sleep(LEASE * 3).await;
+                found()
+            }
+        }));
+    let fails = || async { Err::<u32, _>("no outcome") };
+    let failing = tokio::spawn({
+        let executor = executor.clone();
+        async move { executor.run(&key(), fingerprint(), fails).await }
+    });
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(matches!(
+        then(&executor).await,
+        Err(RunError::InProgress { .. })
+    ));
+    assert!(matches!(
+        failing.await,
+        Ok(Err(RunError::Work("no outcome")))
+    ));
+    assert!(matches!(then(&executor).await, Ok(Ran::Replayed(42))));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconciler_that_panics_or_hangs_knows_nothing() {
+    for panics in [false, true] {
+        let executor = in_memory().orphan(Orphan::reconcile(move |_| async move {
+            if panics {
+                panic!("as planned");
+            }
+            std::future::pending().await
+        }));
+        lose(&executor, false).await;
+        for _ in 0..2 {
+            assert!(matches!(
+                then(&executor).await,
+                Err(RunError::OutcomeUnknown)
+            ));
+        }
+        assert_eq!(executor.handle().in_flight(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_used_anew_has_a_new_beginning() {
+    let beginnings = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&beginnings);
+    let executor = in_memory().orphan(Orphan::reconcile(move |orphaned| {
+        seen.lock().expect("no panic").push(orphaned.created_at);
+        async { Reconciled::Unknown }
+    }));
+    lose(&executor, false).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(matches!(
+        then(&executor).await,
+        Err(RunError::OutcomeUnknown)
+    ));
+    tokio::time::sleep(RETENTION).await;
+    lose(&executor, false).await;
+    let beginnings = beginnings.lock().expect("no panic");
+    assert_eq!(beginnings[0], beginnings[1], "one use of the key");
+    assert!(beginnings[2].since(beginnings[0]) > RETENTION, "another");
 }

@@ -104,7 +104,7 @@ impl Work {
 
 /// Waits, on paused time, until a condition holds.
 pub(crate) async fn eventually(mut holds: impl FnMut() -> bool) {
-    for _ in 0..10_000 {
+    for _ in 0..60_000 {
         if holds() {
             return;
         }
