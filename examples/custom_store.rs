@@ -50,15 +50,8 @@ impl Store for MapStore {
         // Reading, deciding and writing are one step, under the lock.
         let mut records = self.records();
         let existing = records.get(request.key);
-        let held = existing.and_then(|record| match record {
-            Record::InProgress(lease) => Some(Held::InProgress(lease)),
-            Record::Completed(completed) => Some(Held::Completed {
-                fingerprint: completed.fingerprint,
-                expires_at: completed.expires_at,
-            }),
-            _ => None,
-        });
-        Ok(match (decide(held, request), existing) {
+        let decision = decide(existing.map(Held::from), request);
+        Ok(match (decision, existing) {
             (
                 Decision::Acquire {
                     token,

@@ -210,6 +210,24 @@ pub enum Held<'a> {
     },
 }
 
+impl<'a> From<&'a Record> for Held<'a> {
+    fn from(record: &'a Record) -> Self {
+        match record {
+            Record::InProgress(lease) => Self::InProgress(lease),
+            Record::Completed(completed) => completed.into(),
+        }
+    }
+}
+
+impl From<&Completed> for Held<'_> {
+    fn from(completed: &Completed) -> Self {
+        Self::Completed {
+            fingerprint: completed.fingerprint,
+            expires_at: completed.expires_at,
+        }
+    }
+}
+
 /// What a claim against a record gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {

@@ -1,8 +1,9 @@
 //! A store of record for one process: leases in a table of our own, answers in moka.
 //!
 //! moka may drop an entry when its policy says so, and it asks nobody. Nothing that is in
-//! progress is therefore kept in it, and it is given no capacity: the bound on bytes is enforced
-//! where a key is claimed, by refusing, and entries leave it only when they expire.
+//! progress is therefore kept in it, and in a store of record it is given no capacity: the bound
+//! on bytes is enforced where a key is claimed, by refusing, and entries leave it only when they
+//! expire.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use moka::Expiry;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::Notify;
 
-use super::{Claim, Completion, Fenced, Release, Store, Waiter};
+use super::{Claim, Completion, Fenced, Release, Store, Tiered, Waiter};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
@@ -50,6 +52,8 @@ struct Inner {
     shards: [Shard; SHARDS],
     completed: Cache<RecordKey, Completed, RandomState>,
     capacity: u64,
+    /// Whether answers make room for newer ones.
+    evicts: bool,
     in_progress: AtomicU64,
 }
 
@@ -88,15 +92,31 @@ impl MemoryStore {
     /// A store that holds up to `bytes`: payloads, and what it takes to keep them. It may be
     /// passed by the answers of runs that were in flight when it was reached.
     pub fn with_capacity(bytes: u64) -> Self {
-        let completed = Cache::builder()
+        Self::build(bytes, false)
+    }
+
+    /// A near tier, for [`Tiered`]: it holds up to `bytes` of answers, and forgets those first
+    /// that were asked for longest ago. **No store of record**: used alone, it lets work run
+    /// again whose answer it has forgotten.
+    pub fn evicting(bytes: u64) -> Self {
+        Self::build(bytes, true)
+    }
+
+    fn build(capacity: u64, evicts: bool) -> Self {
+        let mut completed = Cache::builder()
             .weigher(|_, completed| u32::try_from(weight_of(completed)).unwrap_or(u32::MAX))
-            .expire_after(AtExpiry)
-            .build_with_hasher(RandomState::default());
+            .expire_after(AtExpiry);
+        if evicts {
+            completed = completed
+                .max_capacity(capacity)
+                .eviction_policy(EvictionPolicy::lru());
+        }
         Self {
             inner: Arc::new(Inner {
                 shards: std::array::from_fn(|_| Shard::default()),
-                completed,
-                capacity: bytes,
+                completed: completed.build_with_hasher(RandomState::default()),
+                capacity,
+                evicts,
                 in_progress: AtomicU64::new(0),
             }),
         }
@@ -150,7 +170,7 @@ impl MemoryStore {
     /// What a completed record gives, unless there is none that counts.
     fn answered(&self, request: &ClaimRequest<'_>) -> Option<Claim> {
         let completed = self.inner.completed.get(request.key)?;
-        match decide(Some(held(&completed)), request) {
+        match decide(Some((&completed).into()), request) {
             Decision::Replay => Some(Claim::Completed(completed)),
             Decision::Reused => Some(Claim::Reused),
             _ => None,
@@ -275,6 +295,16 @@ impl Store for MemoryStore {
         })
     }
 
+    /// `far`, with this memory over it. As a near tier it need not remember, so it
+    /// [evicts](Self::evicting) when it is full; what it held before is not part of that.
+    fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far> {
+        let near = match self.inner.evicts {
+            true => self,
+            false => Self::evicting(self.inner.capacity),
+        };
+        Tiered::new(near, far)
+    }
+
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let mut table = self.shard(key).lock();
         let was_in_progress = self.end(&mut table, key);
@@ -285,7 +315,7 @@ impl Store for MemoryStore {
 
 impl Inner {
     fn check_room(&self) -> Result<(), StoreError> {
-        if self.used() < self.capacity {
+        if self.evicts || self.used() < self.capacity {
             return Ok(());
         }
         // Expired records count until moka has cleared them away.
@@ -381,13 +411,6 @@ impl InProgress {
     }
 }
 
-fn held(completed: &Completed) -> Held<'_> {
-    Held::Completed {
-        fingerprint: completed.fingerprint,
-        expires_at: completed.expires_at,
-    }
-}
-
 fn weight_of(completed: &Completed) -> u64 {
     completed.payload.len() as u64 + MemoryStore::OVERHEAD
 }
@@ -420,5 +443,169 @@ impl Expiry<RecordKey, Completed> for AtExpiry {
         _: Option<Duration>,
     ) -> Option<Duration> {
         Self::lifetime(completed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::key::KeyParts;
+    use crate::record::Owner;
+
+    const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+
+    fn claim(store: &MemoryStore, number: u64, now: Timestamp) -> Result<Claim, StoreError> {
+        let text = number.to_string();
+        let parts = KeyParts {
+            key: &text,
+            ..KeyParts::default()
+        };
+        store.claim_now(&ClaimRequest {
+            key: &parts.record_key(),
+            parts: &parts,
+            fingerprint: Fingerprint::of(["same"]),
+            owner: Owner::new(now)?,
+            now,
+            lease: Duration::from_secs(30),
+            retention: HOUR,
+            clock_skew: Duration::ZERO,
+            take_over: true,
+            wants_waiter: false,
+        })
+    }
+
+    fn acquire(store: &MemoryStore, number: u64, now: Timestamp) -> Lease {
+        match claim(store, number, now) {
+            Ok(Claim::Acquired(lease)) => lease,
+            other => panic!("the key was not acquired but {other:?}"),
+        }
+    }
+
+    fn complete(store: &MemoryStore, lease: &Lease, size: usize, retention: Duration) {
+        let completion = Completion {
+            payload: Bytes::from(vec![0; size]),
+            now: lease.started_at,
+            expires_at: lease.started_at.plus(retention),
+        };
+        let mut done = std::pin::pin!(store.complete(lease, &completion));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(done.as_mut().poll(&mut context).is_ready());
+    }
+
+    #[test]
+    fn no_claim_slips_between_a_lease_and_its_answer() {
+        let store = MemoryStore::new();
+        const KEYS: u64 = 30_000;
+        let leases: Vec<_> = (0..KEYS)
+            .map(|number| acquire(&store, number, START))
+            .collect();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for lease in &leases {
+                    complete(&store, lease, 0, HOUR);
+                }
+            });
+            for number in 0..KEYS {
+                loop {
+                    match claim(&store, number, START) {
+                        Ok(Claim::InProgress { .. }) => {}
+                        Ok(Claim::Completed(_)) => break,
+                        other => panic!("key {number} was completed, and is {other:?}"),
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_full_store_refuses_new_keys_and_forgets_none() {
+        let store = MemoryStore::with_capacity(20_000);
+        let mut held = 0;
+        let refused = loop {
+            match claim(&store, held, START) {
+                Ok(Claim::Acquired(lease)) => complete(&store, &lease, 500, HOUR),
+                other => break other,
+            }
+            held += 1;
+            assert!(held < 100, "it holds more than it may");
+        };
+        let error = refused.expect_err("the store is full");
+        assert_eq!(error.kind(), StoreErrorKind::Full);
+        assert!(held >= 20, "it holds {held}");
+        for number in 0..held {
+            let replay = claim(&store, number, START);
+            assert!(matches!(replay, Ok(Claim::Completed(_))), "{replay:?}");
+        }
+    }
+
+    #[test]
+    fn records_in_progress_count_too() {
+        let store = MemoryStore::with_capacity(10 * IN_PROGRESS_WEIGHT);
+        let leases: Vec<_> = (0..10)
+            .map(|number| acquire(&store, number, START))
+            .collect();
+        let refused = claim(&store, 10, START).expect_err("the store is full");
+        assert_eq!(refused.kind(), StoreErrorKind::Full);
+        let duplicate = claim(&store, 0, START);
+        assert!(matches!(duplicate, Ok(Claim::InProgress { .. })));
+        assert!(leases.len() == 10);
+    }
+
+    #[test]
+    fn there_is_room_again_when_answers_have_expired() {
+        let store = MemoryStore::with_capacity(5_000);
+        let moment = Duration::from_millis(1);
+        for number in 0..200 {
+            // moka frees memory by its own clock; how soon it does is for it to say.
+            for _ in 0..1_000_000 {
+                match claim(&store, number, START) {
+                    Ok(Claim::Acquired(lease)) => {
+                        complete(&store, &lease, 500, moment);
+                        break;
+                    }
+                    Err(error) => assert_eq!(error.kind(), StoreErrorKind::Full),
+                    Ok(other) => panic!("the key was not acquired but {other:?}"),
+                }
+                thread::yield_now();
+            }
+        }
+        assert!(
+            claim(&store, 199, START).is_ok(),
+            "the last one got its room"
+        );
+    }
+
+    #[test]
+    fn orphans_that_nobody_asks_for_are_cleared_away_in_time() {
+        let store = MemoryStore::new();
+        let orphans = 200 * SHARDS as u64;
+        for number in 0..orphans {
+            acquire(&store, number, START);
+        }
+        let later = START.plus(HOUR * 2);
+        for number in orphans..orphans * 3 {
+            acquire(&store, number, later);
+        }
+        let in_progress = store.inner.in_progress.load(Ordering::Relaxed);
+        assert_eq!(in_progress, orphans * 2);
+    }
+
+    #[test]
+    fn a_near_tier_makes_room() {
+        let store = MemoryStore::evicting(20_000);
+        for number in 0..1_000 {
+            let lease = acquire(&store, number, START);
+            complete(&store, &lease, 500, HOUR);
+        }
+        store.inner.completed.run_pending_tasks();
+        assert!(store.inner.completed.weighted_size() <= 20_000);
+        let newest = claim(&store, 999, START);
+        assert!(matches!(newest, Ok(Claim::Completed(_))), "{newest:?}");
     }
 }

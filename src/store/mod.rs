@@ -7,6 +7,7 @@
 //! | store | survives the process | shared by processes |
 //! |---|---|---|
 //! | [`MemoryStore`] (feature `memory`) | no | no |
+//! | [`Tiered`], one store over another | as its far tier | as its far tier |
 //!
 //! [`SharedStore`] stands for any of them when the choice is made at run time. To write one of
 //! your own, see `examples/custom_store.rs`, and hold it to the suite in
@@ -15,6 +16,7 @@
 #[cfg(feature = "memory")]
 mod memory;
 mod shared;
+mod tiered;
 
 use std::fmt;
 use std::future::Future;
@@ -31,6 +33,7 @@ use crate::record::{ClaimRequest, Completed, Lease, Record};
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 pub use self::shared::SharedStore;
+pub use self::tiered::Tiered;
 
 /// Keeps the records.
 ///
@@ -100,6 +103,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Forgets a key, whoever holds it, and says whether there was a record. For operators: the
     /// next request with the key runs.
     fn remove(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// `far`, with this store as a near tier over it: `memory.over(dynamodb)`.
+    fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far>
+    where
+        Self: Sized,
+    {
+        Tiered::new(self, far)
+    }
 }
 
 /// What a claim gives.

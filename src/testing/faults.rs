@@ -46,7 +46,8 @@ pub enum Fault {
 
 /// A store around another one that fails when it is told to, and counts its calls.
 ///
-/// It answers no claim at once, so that every call can be waited for, and fail.
+/// As a store in another process would, it answers no claim at once, so that every call can be
+/// waited for and fail, and it gives no waiter, so that those who wait for a run have to look.
 #[derive(Debug)]
 pub struct FaultStore<St> {
     inner: St,
@@ -135,7 +136,11 @@ fn fault(message: &str) -> StoreError {
 
 impl<St: Store> Store for FaultStore<St> {
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
-        self.with_faults(Call::Claim, self.inner.claim(request))
+        let request = ClaimRequest {
+            wants_waiter: false,
+            ..*request
+        };
+        self.with_faults(Call::Claim, self.inner.claim(&request))
             .await
     }
 

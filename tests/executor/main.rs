@@ -10,3 +10,4 @@ mod heartbeat;
 mod orphans;
 mod runs;
 mod support;
+mod tiered;

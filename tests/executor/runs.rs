@@ -5,14 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tower_idempotency::record::{ClaimRequest, Lease, Record};
-use tower_idempotency::store::{Claim, Completion, Fenced, MemoryStore, Release, Store};
-use tower_idempotency::{
-    Fingerprint, IdempotencyKey, Ran, RecordKey, RunError, StoreError, Timestamp,
-};
+use tower_idempotency::store::Store;
+use tower_idempotency::{Fingerprint, IdempotencyKey, Ran, RunError};
 
 use crate::support::{
-    LEASE, RETENTION, SKEW, Work, eventually, faulty, fingerprint, in_memory, key, on, settle,
+    LEASE, RETENTION, SKEW, Work, eventually, faulty, fingerprint, in_memory, key, settle,
 };
 
 #[tokio::test(start_paused = true)]
@@ -73,7 +70,7 @@ async fn a_duplicate_that_waits_gets_the_first_runs_result() {
 
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_waits_for_a_run_that_is_not_in_its_process() {
-    let executor = on(Elsewhere(MemoryStore::new())).wait_for_in_flight(Duration::from_secs(60));
+    let executor = faulty().wait_for_in_flight(Duration::from_secs(60));
     waits_for_the_first_run(executor).await;
 }
 
@@ -249,38 +246,4 @@ async fn an_executor_that_was_shut_down_only_replays() {
         matches!(refused, Err(RunError::ShuttingDown)),
         "{refused:?}"
     );
-}
-
-/// A store whose runs are all in other processes: nobody hears them end.
-#[derive(Debug)]
-struct Elsewhere(MemoryStore);
-
-impl Store for Elsewhere {
-    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
-        let request = ClaimRequest {
-            wants_waiter: false,
-            ..*request
-        };
-        self.0.claim(&request).await
-    }
-
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        self.0.renew(lease, deadline).await
-    }
-
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        self.0.complete(lease, completion).await
-    }
-
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        self.0.release(lease, release).await
-    }
-
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
-        self.0.get(key, now).await
-    }
-
-    async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.0.remove(key).await
-    }
 }

@@ -1,0 +1,322 @@
+//! A near tier over an authority.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::runtime;
+use tracing::debug;
+
+use super::{Claim, Completion, Fenced, Release, Store};
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::key::RecordKey;
+use crate::record::{ClaimRequest, Completed, Decision, Lease, Record, decide};
+
+/// Two stores as one: `near`, in this process or close to it, spares calls to `far`, which alone
+/// decides.
+///
+/// * A claim takes the key in the near tier first, so that of many duplicates in one process one
+///   asks the far tier, and the others wait for what it hears. Then the far tier says who holds
+///   the key.
+/// * Only answers that the far tier has recorded are kept near; and, while it cannot be reached,
+///   the answer of a run in this process, which its client has already got.
+/// * Replays, and duplicates of a run in this process, cost no call to the far tier. A first
+///   request costs it two: the claim and the completion.
+/// * A fault of the near tier is a miss: the far tier is asked.
+///
+/// Tiers stack: the far tier may be tiered itself.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_idempotency::store::{MemoryStore, Tiered};
+///
+/// # let shared = MemoryStore::new();
+/// // `shared` would be a store that all processes see.
+/// let store = Tiered::new(MemoryStore::evicting(64 << 20), shared)
+///     .near_lifetime(Duration::from_secs(60));
+/// ```
+pub struct Tiered<Near, Far> {
+    near: Arc<Near>,
+    far: Far,
+    near_lifetime: Duration,
+    /// Keys that are held near while the far tier is being asked.
+    asking: Mutex<HashSet<RecordKey>>,
+}
+
+impl<Near: Store, Far: Store> Tiered<Near, Far> {
+    /// `near` over `far`.
+    pub fn new(near: Near, far: Far) -> Self {
+        Self {
+            near: Arc::new(near),
+            far,
+            near_lifetime: Duration::from_secs(5 * 60),
+            asking: Mutex::default(),
+        }
+    }
+
+    /// How long an answer is served from the near tier before the far tier is asked again: so
+    /// soon an operator's deletion is seen. Default: 5 minutes.
+    #[must_use]
+    pub fn near_lifetime(mut self, near_lifetime: Duration) -> Self {
+        self.near_lifetime = near_lifetime;
+        self
+    }
+
+    /// The near tier.
+    pub fn near(&self) -> &Near {
+        &self.near
+    }
+
+    /// The far tier.
+    pub const fn far(&self) -> &Far {
+        &self.far
+    }
+
+    fn asking(&self) -> MutexGuard<'_, HashSet<RecordKey>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the far tier, holding the key near.
+    async fn ask(&self, request: &ClaimRequest<'_>, held: Lease) -> Result<Claim, StoreError> {
+        let mut holding = Holding::new(self, held);
+        let claim = self.far.claim(request).await;
+        match &claim {
+            // The key stays held near for as long as it is held.
+            Ok(Claim::Acquired(_)) => holding.keep(),
+            Ok(Claim::Completed(completed)) => {
+                self.cache(&holding.lease, completed, request.now).await;
+                holding.keep();
+            }
+            Ok(_) | Err(_) => holding.give_back().await,
+        }
+        claim
+    }
+
+    /// Keeps an answer near. That it cannot be kept is no fault.
+    async fn cache(&self, held: &Lease, completed: &Completed, now: Timestamp) {
+        let until = now.plus(self.near_lifetime).min(completed.expires_at);
+        let near = Completion {
+            payload: wrap(completed.expires_at, &completed.payload),
+            now,
+            expires_at: until,
+        };
+        let held = Lease {
+            created_at: completed.created_at,
+            ..held.clone()
+        };
+        if let Err(error) = self.near.complete(&held, &near).await {
+            debug!(%error, "an answer was not kept in the near tier");
+        }
+    }
+
+    /// Lets the far tier be asked next time.
+    async fn forget(&self, lease: &Lease) {
+        if let Err(error) = self.near.release(lease, Release::Free).await {
+            debug!(%error, "the near tier did not let a key go; its lease will lapse");
+        }
+    }
+}
+
+impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
+    /// What the near tier says, if it says it at once and the far tier need not be asked.
+    fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
+        let record = at_once(self.near.get(request.key, request.now))?.ok()??;
+        match (decide(Some((&record).into()), request), record) {
+            (Decision::Replay, Record::Completed(near)) => {
+                unwrap(near).map(|completed| Ok(Claim::Completed(completed)))
+            }
+            (Decision::Reused, _) => Some(Ok(Claim::Reused)),
+            (Decision::InProgress, Record::InProgress(lease))
+                if !request.wants_waiter && !self.asking().contains(request.key) =>
+            {
+                Some(Ok(Claim::InProgress {
+                    started_at: lease.started_at,
+                    deadline: lease.deadline,
+                    waiter: None,
+                }))
+            }
+            _ => None,
+        }
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        // Near, a key is only held so that one asks; whether an orphan may be taken over is for
+        // the far tier to say.
+        let near_request = ClaimRequest {
+            take_over: true,
+            wants_waiter: true,
+            ..*request
+        };
+        loop {
+            match self.near.claim(&near_request).await {
+                Ok(Claim::Acquired(held)) => return self.ask(request, held).await,
+                Ok(Claim::Completed(near)) => match unwrap(near) {
+                    Some(completed) => return Ok(Claim::Completed(completed)),
+                    None => return self.far.claim(request).await,
+                },
+                Ok(Claim::InProgress {
+                    waiter: Some(waiter),
+                    ..
+                }) if self.asking().contains(request.key) => waiter.await,
+                Ok(Claim::InProgress {
+                    started_at,
+                    deadline,
+                    waiter,
+                }) => {
+                    return Ok(Claim::InProgress {
+                        started_at,
+                        deadline,
+                        waiter: waiter.filter(|_| request.wants_waiter),
+                    });
+                }
+                Ok(Claim::Reused) => return Ok(Claim::Reused),
+                Ok(Claim::Orphaned) => return self.far.claim(request).await,
+                Err(error) => {
+                    debug!(%error, "the near tier failed; asking the far tier");
+                    return self.far.claim(request).await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+        let fenced = self.far.renew(lease, deadline).await?;
+        match &fenced {
+            Fenced::Applied => drop(self.near.renew(lease, deadline).await),
+            Fenced::LeaseLost(_) => self.forget(lease).await,
+        }
+        Ok(fenced)
+    }
+
+    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+        let own = Completed {
+            fingerprint: lease.fingerprint,
+            payload: completion.payload.clone(),
+            created_at: lease.created_at,
+            expires_at: completion.expires_at,
+        };
+        let fenced = self.far.complete(lease, completion).await;
+        match &fenced {
+            Ok(Fenced::Applied) => self.cache(lease, &own, completion.now).await,
+            // The client gets this answer in any case, and so must who asks for it here.
+            Err(_) => self.cache(lease, &own, completion.now).await,
+            // What was kept near while the far tier was out of reach has no claim any more.
+            Ok(Fenced::LeaseLost(_)) => {
+                if let Err(error) = self.near.remove(&lease.key).await {
+                    debug!(%error, "the near tier did not forget a key");
+                }
+            }
+        }
+        fenced
+    }
+
+    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+        let fenced = self.far.release(lease, release).await?;
+        self.forget(lease).await;
+        Ok(fenced)
+    }
+
+    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+        self.far.get(key, now).await
+    }
+
+    async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        let was_far = self.far.remove(key).await?;
+        if let Err(error) = self.near.remove(key).await {
+            debug!(%error, "the near tier did not forget a key");
+        }
+        Ok(was_far)
+    }
+}
+
+impl<Near: fmt::Debug, Far: fmt::Debug> fmt::Debug for Tiered<Near, Far> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tiered")
+            .field("near", &self.near)
+            .field("far", &self.far)
+            .field("near_lifetime", &self.near_lifetime)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key that is held near while the far tier is asked; given back if nobody waits for that any
+/// more.
+struct Holding<'a, Near: Store, Far> {
+    tiers: &'a Tiered<Near, Far>,
+    lease: Lease,
+    is_kept: bool,
+}
+
+impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
+    fn new(tiers: &'a Tiered<Near, Far>, lease: Lease) -> Self {
+        tiers.asking().insert(lease.key);
+        Self {
+            tiers,
+            lease,
+            is_kept: false,
+        }
+    }
+
+    fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    async fn give_back(&mut self) {
+        self.tiers.forget(&self.lease).await;
+        self.is_kept = true;
+    }
+}
+
+impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
+    fn drop(&mut self) {
+        let mut asking = self
+            .tiers
+            .asking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        asking.remove(&self.lease.key);
+        drop(asking);
+        if self.is_kept {
+            return;
+        }
+        if let Ok(runtime) = runtime::Handle::try_current() {
+            let (near, lease) = (Arc::clone(&self.tiers.near), self.lease.clone());
+            runtime.spawn(async move { drop(near.release(&lease, Release::Free).await) });
+        }
+    }
+}
+
+/// What is kept near: the expiry by the far tier's reckoning, and the answer.
+fn wrap(expires_at: Timestamp, payload: &Bytes) -> Bytes {
+    let mut near = BytesMut::with_capacity(EXPIRY + payload.len());
+    near.put_u64_le(expires_at.as_micros());
+    near.put_slice(payload);
+    near.freeze()
+}
+
+/// `None` for something that was not kept by [`wrap`].
+fn unwrap(near: Completed) -> Option<Completed> {
+    let (expiry, _) = near.payload.split_first_chunk::<EXPIRY>()?;
+    Some(Completed {
+        expires_at: Timestamp::from_micros(u64::from_le_bytes(*expiry)),
+        payload: near.payload.slice(EXPIRY..),
+        ..near
+    })
+}
+
+const EXPIRY: usize = size_of::<u64>();
+
+/// The output of a future that does not have to be waited for.
+fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(future).poll(&mut context) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
