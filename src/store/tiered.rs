@@ -102,7 +102,7 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
     async fn cache(&self, held: &Lease, completed: &Completed, now: Timestamp) {
         let until = now.plus(self.near_lifetime).min(completed.expires_at);
         let near = Completion {
-            payload: wrap(completed.expires_at, &completed.payload),
+            payload: wrapped(completed.expires_at, &completed.payload),
             now,
             expires_at: until,
         };
@@ -129,7 +129,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         let record = at_once(self.near.get(request.key, request.now))?.ok()??;
         match (decide(Some((&record).into()), request), record) {
             (Decision::Replay, Record::Completed(near)) => {
-                unwrap(near).map(|completed| Ok(Claim::Completed(completed)))
+                unwrapped(&near).map(|completed| Ok(Claim::Completed(completed)))
             }
             (Decision::Reused, _) => Some(Ok(Claim::Reused)),
             (Decision::InProgress, Record::InProgress(lease))
@@ -156,7 +156,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         loop {
             match self.near.claim(&near_request).await {
                 Ok(Claim::Acquired(held)) => return self.ask(request, held).await,
-                Ok(Claim::Completed(near)) => match unwrap(near) {
+                Ok(Claim::Completed(near)) => match unwrapped(&near) {
                     Some(completed) => return Ok(Claim::Completed(completed)),
                     None => return self.far.claim(request).await,
                 },
@@ -293,20 +293,21 @@ impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
 }
 
 /// What is kept near: the expiry by the far tier's reckoning, and the answer.
-fn wrap(expires_at: Timestamp, payload: &Bytes) -> Bytes {
+fn wrapped(expires_at: Timestamp, payload: &Bytes) -> Bytes {
     let mut near = BytesMut::with_capacity(EXPIRY + payload.len());
     near.put_u64_le(expires_at.as_micros());
     near.put_slice(payload);
     near.freeze()
 }
 
-/// `None` for something that was not kept by [`wrap`].
-fn unwrap(near: Completed) -> Option<Completed> {
+/// `None` for something that was not kept by [`wrapped`].
+fn unwrapped(near: &Completed) -> Option<Completed> {
     let (expiry, _) = near.payload.split_first_chunk::<EXPIRY>()?;
     Some(Completed {
-        expires_at: Timestamp::from_micros(u64::from_le_bytes(*expiry)),
+        fingerprint: near.fingerprint,
         payload: near.payload.slice(EXPIRY..),
-        ..near
+        created_at: near.created_at,
+        expires_at: Timestamp::from_micros(u64::from_le_bytes(*expiry)),
     })
 }
 
