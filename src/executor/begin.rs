@@ -116,7 +116,7 @@ impl<St: Store> Executor<St> {
         let wait = self.shared.settings.wait;
         let patience = (!wait.is_zero()).then(|| Instant::now() + wait);
         loop {
-            stage.holds_something();
+            stage.may_hold();
             let claimed = match self.enter() {
                 Ok(permit) => self.claim(claimant, permit, patience.is_some()).await,
                 Err(conflict) => self.look(claimant, conflict).await,

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::runtime;
@@ -81,22 +81,19 @@ impl<T: Send + 'static> Drop for Detached<T> {
 /// How far a future that begins with a claim has come, for the one who may have to hand it over.
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
-    holding: AtomicU8,
+    may_hold: AtomicBool,
     left: AtomicBool,
 }
 
-const NOTHING: u8 = 0;
-const SOMETHING: u8 = 1;
-
 impl Stage {
     /// From here on the key may be ours: a claim is on its way, or was granted.
-    pub(super) fn holds_something(&self) {
-        self.holding.store(SOMETHING, Ordering::SeqCst);
+    pub(super) fn may_hold(&self) {
+        self.may_hold.store(true, Ordering::SeqCst);
     }
 
     /// The key is another's: nothing is lost if the future is dropped.
     pub(super) fn holds_nothing(&self) {
-        self.holding.store(NOTHING, Ordering::SeqCst);
+        self.may_hold.store(false, Ordering::SeqCst);
     }
 
     /// Whether the one who wanted the output has gone.
@@ -108,6 +105,6 @@ impl Stage {
     /// finished all the same.
     fn leave(&self) -> bool {
         self.left.store(true, Ordering::SeqCst);
-        self.holding.load(Ordering::SeqCst) == SOMETHING
+        self.may_hold.load(Ordering::SeqCst)
     }
 }

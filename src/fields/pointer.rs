@@ -60,7 +60,7 @@ impl Field {
         &self.tokens
     }
 
-    pub(super) fn is_optional(&self) -> bool {
+    pub(crate) fn is_optional(&self) -> bool {
         self.optional
     }
 }

@@ -46,8 +46,9 @@ impl KeySource {
     /// body is what makes the key, the fingerprint still covers all of it, unless it is
     /// narrowed: a body that differs elsewhere is refused as `key-reused`.
     ///
-    /// A request in which a required field is absent or `null` is refused with `missing-key`;
-    /// one whose fields are all optional and absent has no key.
+    /// A request in which a required field is absent or `null` is refused with `missing-key`, and
+    /// one whose body is malformed, or of another kind, with `invalid-key`. One whose fields are
+    /// all optional and absent has no key.
     ///
     /// ```
     /// use tower_idempotency::KeySource;
@@ -126,8 +127,15 @@ impl KeySource {
             Self::Fields(fields) => {
                 let mut digest = Digest::new("tower-idempotency key fields 1");
                 let media = Media::of(content_type(parts));
-                let found = fields::select(&media, bytes_of(body), fields, &mut digest)?;
-                Ok((found > 0).then(|| Cow::Owned(hex(&digest.finish()))))
+                match fields::select(&media, bytes_of(body), fields, &mut digest) {
+                    Ok(0) => Ok(None),
+                    Ok(_) => Ok(Some(Cow::Owned(hex(&digest.finish())))),
+                    // A body of another kind has none of the fields, and none is missed.
+                    Err(FieldError::Unreadable) if fields.iter().all(Field::is_optional) => {
+                        Ok(None)
+                    }
+                    Err(error) => Err(error.into()),
+                }
             }
             Self::Function(function) => {
                 let Some(sent) = (function.0)(parts, bytes_of(body))? else {
