@@ -114,8 +114,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for BufferedBody<B> {
     fn size_hint(&self) -> SizeHint {
         let buffered = self.chunks.length() as u64;
         match &self.rest {
-            Rest::Nothing => SizeHint::with_exact(buffered),
-            Rest::Error(_) => {
+            Rest::Nothing if self.trailers.is_none() => SizeHint::with_exact(buffered),
+            // HTTP/1 has room for trailers only after a body of unannounced length.
+            Rest::Nothing | Rest::Error(_) => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(buffered);
                 hint
@@ -345,9 +346,21 @@ mod tests {
         assert!(matches!(stop, Stop::End));
         assert_eq!(collector.chunks().contiguous(), "abcde");
         let again: TestBody = collector.into_body(Rest::Nothing);
-        assert_eq!(again.size_hint().exact(), Some(5));
+        assert_eq!(
+            (again.size_hint().lower(), again.size_hint().exact()),
+            (5, None)
+        );
         assert!(!again.is_end_stream());
         assert_eq!(read(again).await, ("abcde".into(), true, None));
+    }
+
+    #[tokio::test]
+    async fn a_whole_body_without_trailers_says_how_long_it_is() {
+        let mut original = body([data("ab"), data("cde")]);
+        let (collector, _) = collect(&mut original, 5).await;
+        let again: TestBody = collector.into_body(Rest::Nothing);
+        assert_eq!(again.size_hint().exact(), Some(5));
+        assert_eq!(read(again).await, ("abcde".into(), false, None));
     }
 
     #[tokio::test]
