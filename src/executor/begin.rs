@@ -7,7 +7,7 @@ use tracing::{Instrument, Span, warn};
 
 use super::detach::Stage;
 use super::runs::Permit;
-use super::{Attempt, Conflict, Executor};
+use super::{Attempt, Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::fingerprint::Fingerprint;
@@ -114,7 +114,7 @@ impl<St: Store> Executor<St> {
     /// key may be held.
     pub(crate) async fn begin(&self, claimant: &Claimant, stage: &Stage) -> Begun {
         let wait = self.shared.settings.wait;
-        let patience = (!wait.is_zero()).then(|| Instant::now() + wait);
+        let patience = (!wait.is_zero()).then(|| after(wait));
         loop {
             stage.may_hold();
             let claimed = match self.enter() {
@@ -346,7 +346,7 @@ impl<St: Store> Executor<St> {
     /// Waits until the run in flight has ended, its lease has lapsed, or `patience` is over.
     async fn wait_for(&self, in_flight: InFlight, claimant: &Claimant, patience: Instant) {
         let left_of_lease = in_flight.lapses_at.since(self.now());
-        let until = patience.min(Instant::now() + left_of_lease + Duration::from_millis(1));
+        let until = patience.min(after(left_of_lease + Duration::from_millis(1)));
         match in_flight.waiter {
             Some(waiter) => {
                 // Whether it ended or the time is over: the next claim tells.
@@ -401,7 +401,7 @@ impl<St: Store> Executor<St> {
         let owner = claimant.owner;
         tokio::spawn(async move {
             let settings = &executor.shared.settings;
-            let lapsed = Instant::now() + settings.lease + settings.clock_skew;
+            let lapsed = after(settings.lease.saturating_add(settings.clock_skew));
             let mut pause = FIRST_PAUSE;
             while Instant::now() < lapsed {
                 let record = executor

@@ -15,7 +15,7 @@ use tracing::{Instrument, Span, debug, warn};
 
 use super::begin::{Held, jittered};
 use super::heart::Beating;
-use super::{Executor, Shared};
+use super::{Executor, Shared, after};
 use crate::clock::Timestamp;
 use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Reconciled};
@@ -253,7 +253,7 @@ impl<St: Store> Executor<St> {
             // Without a limit on its execution: the work is done, only its record is missing.
             drop(beating);
             let _beating = executor.shared.heart.keep(&lease, settings.lease, None);
-            let gives_up = Instant::now() + settings.retention;
+            let gives_up = after(settings.retention);
             let mut pause = FIRST_PAUSE;
             while Instant::now() < gives_up {
                 sleep(jittered(pause)).await;

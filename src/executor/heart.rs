@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
+use super::after;
 use crate::clock::Clock;
 use crate::record::{Lease, Owner};
 use crate::store::{Fenced, Store};
@@ -57,13 +58,12 @@ impl<St: Store> Heart<St> {
         duration: Duration,
         max_execution: Option<Duration>,
     ) -> Beating<St> {
-        let now = Instant::now();
-        let due = now + duration / BEATS_PER_LEASE;
+        let due = after(duration / BEATS_PER_LEASE);
         let beat = Beat {
             lease: Arc::new(lease.clone()),
             duration,
             due,
-            ends_at: max_execution.and_then(|max| now.checked_add(max)),
+            ends_at: max_execution.map(after),
         };
         let mut state = self.lock();
         state.beats.insert(lease.owner, beat);
@@ -103,7 +103,7 @@ impl<St: Store> Heart<St> {
         for beat in state.beats.values_mut() {
             if beat.due <= now {
                 due.push((Arc::clone(&beat.lease), beat.duration));
-                beat.due = now + beat.duration / BEATS_PER_LEASE;
+                beat.due = after(beat.duration / BEATS_PER_LEASE);
             }
         }
         state.wakes_at = state.beats.values().map(|beat| beat.due).min();
@@ -132,7 +132,7 @@ impl<St: Store> Heart<St> {
     }
 
     fn try_again_soon(&self, lease: &Lease, duration: Duration) {
-        let due = Instant::now() + duration / (BEATS_PER_LEASE * 4);
+        let due = after(duration / (BEATS_PER_LEASE * 4));
         let mut state = self.lock();
         if let Some(beat) = state.beats.get_mut(&lease.owner) {
             beat.due = beat.due.min(due);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub(crate) use self::begin::{Begun, Claimant, Held};
 pub(crate) use self::detach::{Detached, Stage};
@@ -330,6 +330,14 @@ impl<St: Store> Executor<St> {
             Err(StoreError::new(StoreErrorKind::Unavailable, message).maybe_applied())
         })
     }
+}
+
+/// The moment `duration` from now; a time that no clock will see when that is past what a clock
+/// can say.
+fn after(duration: Duration) -> Instant {
+    const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + YEARS)
 }
 
 /// The result that is recorded in `payload`.

@@ -78,7 +78,8 @@ async fn renewals_that_fail_now_and_then_cost_no_lease() {
         for _ in 0..times {
             executor.store().fail_next(Call::Renew, fault);
         }
-        tokio::time::sleep(LEASE * 2).await;
+        // Long enough for a lease to lapse that was not renewed, and too short for the next beat.
+        tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
         let duplicate = work.under(&executor).await;
         let is_held = matches!(duplicate, Err(RunError::InProgress { .. }));
         assert!(is_held, "{fault:?}: {duplicate:?}");

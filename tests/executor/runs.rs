@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tower_idempotency::store::Store;
+use tower_idempotency::testing::{Call, Fault};
 use tower_idempotency::{Fingerprint, IdempotencyKey, Ran, RunError};
 
 use crate::support::{
@@ -230,6 +231,32 @@ async fn more_runs_than_allowed_are_refused_but_replays_are_not() {
         .run(&third, fingerprint(), || Work::quick().run())
         .await;
     assert!(matches!(admitted, Ok(Ran::Executed(1))), "{admitted:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_end_are_no_harm() {
+    let executor = faulty()
+        .lease(Duration::MAX)
+        .retention(Duration::MAX)
+        .clock_skew(Duration::MAX)
+        .max_execution(Duration::MAX)
+        .wait_for_in_flight(Duration::MAX)
+        .store_timeout(Duration::MAX)
+        .reconcile_timeout(Duration::MAX);
+    let store = executor.store();
+    store.fail_next(Call::Claim, Fault::AnswerLost);
+    store.fail_next(Call::Complete, Fault::Refused);
+    store.fail_next(Call::Renew, Fault::Refused);
+    let work = Work::slow();
+    let first = work.spawned(&executor).await;
+    let waiting = tokio::spawn({
+        let (work, executor) = (work.clone(), executor.clone());
+        async move { work.under(&executor).await }
+    });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    work.end_one();
+    assert!(matches!(first.await, Ok(Ok(Ran::Executed(1)))));
+    assert!(matches!(waiting.await, Ok(Ok(Ran::Replayed(1)))));
 }
 
 #[tokio::test(start_paused = true)]
