@@ -517,7 +517,7 @@ fn refused(refusal: &Refusal) -> http::Response<Bytes> {
     };
     let mut response = error.to_answer();
     let headers = response.headers_mut();
-    let should_retry = HeaderValue::from_static(match reason.is_retryable() {
+    let should_retry = HeaderValue::from_static(match refusal.is_retryable() {
         true => "true",
         false => "false",
     });

@@ -81,15 +81,9 @@ impl fmt::Display for Outcome {
 }
 
 /// Says when the key was first seen and when it expires.
-pub(crate) fn report_times(
-    headers: &mut HeaderMap,
-    created_at: Timestamp,
-    expires_at: Option<Timestamp>,
-) {
+pub(crate) fn report_times(headers: &mut HeaderMap, created_at: Timestamp, expires_at: Timestamp) {
     headers.insert(IDEMPOTENCY_FIRST_SEEN, http_date(created_at));
-    if let Some(expires_at) = expires_at {
-        headers.insert(IDEMPOTENCY_EXPIRES, http_date(expires_at));
-    }
+    headers.insert(IDEMPOTENCY_EXPIRES, http_date(expires_at));
 }
 
 fn http_date(timestamp: Timestamp) -> HeaderValue {
@@ -109,7 +103,7 @@ mod tests {
         report_times(
             &mut headers,
             Timestamp::from_millis(784_111_777_999),
-            Some(Timestamp::from_micros(u64::MAX)),
+            Timestamp::from_micros(u64::MAX),
         );
         assert_eq!(
             headers[IDEMPOTENCY_FIRST_SEEN],

@@ -110,7 +110,8 @@ impl RefusalReason {
         }
     }
 
-    /// Whether the same request, with the same key, may be sent again.
+    /// Whether the same request, with the same key, may be sent again; see also
+    /// [`Refusal::is_retryable`].
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
@@ -179,6 +180,13 @@ impl Refusal {
         Some(retry_after.as_secs().saturating_add(partial))
     }
 
+    /// Whether the same request, with the same key, may be sent again. As its
+    /// [reason](RefusalReason::is_retryable) says; and an unknown outcome may be found yet, where
+    /// the policy is to [ask](crate::Orphan::Reconcile) for it.
+    pub const fn is_retryable(&self) -> bool {
+        self.reason.is_retryable() || self.retry_after.is_some()
+    }
+
     /// The fault of the store behind a `store-unavailable`. For logs: it may name hosts.
     pub const fn store_error(&self) -> Option<&StoreError> {
         self.store_error.as_ref()
@@ -196,7 +204,7 @@ impl Refusal {
             "code": self.reason.code(),
         });
         if matches!(status.as_u16(), 409 | 422 | 503) {
-            problem["retryable"] = self.reason.is_retryable().into();
+            problem["retryable"] = self.is_retryable().into();
         }
         let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = status;
@@ -309,6 +317,11 @@ impl From<Conflict> for Refusal {
                 RefusalReason::OutcomeUnknown,
                 "an earlier request with this idempotency key ended without an outcome; whether it was carried out is not known, and it is not repeated",
                 None,
+            ),
+            Conflict::OutcomeUnknownYet => (
+                RefusalReason::OutcomeUnknown,
+                "an earlier request with this idempotency key ended without an outcome; whether it was carried out could not be found out yet",
+                Some(Duration::from_secs(1)),
             ),
             Conflict::Reused => (
                 RefusalReason::KeyReused,

@@ -89,11 +89,10 @@ impl Settings {
         let said = response.extensions.get::<RecordingOverride>();
         match said {
             Some(RecordingOverride::Release) => Keep::Not,
-            Some(RecordingOverride::Stream) => Keep::ThatItWasNotStored,
-            None if !self.recording.records(response, None) => Keep::Not,
-            _ if is_stream(response) => Keep::ThatItWasNotStored,
-            Some(RecordingOverride::RetainFor(retention)) => Keep::For(Some(*retention)),
-            None => Keep::For(None),
+            Some(RecordingOverride::Stream) => Keep::ThatItWasNotStored(None),
+            Some(RecordingOverride::RetainFor(retention)) => kept(response, Some(*retention)),
+            None if self.recording.records(response, None) => kept(response, None),
+            None => Keep::Not,
         }
     }
 
@@ -117,10 +116,18 @@ impl Settings {
 pub(crate) enum Keep {
     /// Nothing: the next request runs.
     Not,
-    /// That the operation ran, and that its response was not stored.
-    ThatItWasNotStored,
-    /// All of it, for so long or else for the retention that was set.
+    /// That the operation ran and its response was not stored: for so long, or else for the
+    /// retention that was set.
+    ThatItWasNotStored(Option<Duration>),
+    /// All of it, for so long.
     For(Option<Duration>),
+}
+
+fn kept(response: &response::Parts, retention: Option<Duration>) -> Keep {
+    match is_stream(response) {
+        true => Keep::ThatItWasNotStored(retention),
+        false => Keep::For(retention),
+    }
 }
 
 /// Whether a response never ends by its nature, or is no message at all.

@@ -29,6 +29,13 @@ impl<B: Body + Unpin> GuardedBody<B> {
     }
 }
 
+/// An empty body.
+impl<B: Body + Unpin> Default for GuardedBody<B> {
+    fn default() -> Self {
+        Self::from_buffered(BufferedBody::whole(Bytes::new(), None))
+    }
+}
+
 impl<B: Body + Unpin> From<B> for GuardedBody<B> {
     fn from(body: B) -> Self {
         Self::new(body)

@@ -70,7 +70,7 @@ enum Claimed {
 /// Another attempt at the key.
 struct InFlight {
     started_at: Timestamp,
-    lapses_at: Timestamp,
+    deadline: Timestamp,
     waiter: Option<Waiter>,
 }
 
@@ -79,7 +79,7 @@ impl InFlight {
     /// lease.
     fn conflict(&self, now: Timestamp) -> Conflict {
         let so_far = now.since(self.started_at);
-        let left = self.lapses_at.since(now);
+        let left = self.deadline.since(now);
         Conflict::InProgress {
             retry_after: so_far.min(left).max(Duration::from_secs(1)),
         }
@@ -103,7 +103,7 @@ impl<St: Store> Executor<St> {
         };
         let request = self.request(parts, key, fingerprint, owner, now, false);
         let claim = self.shared.store.try_claim(&request)?;
-        match self.classify(claim, permit) {
+        match classify(claim, permit) {
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(_) if !self.shared.settings.wait.is_zero() => None,
             Claimed::InProgress(in_flight) => Some(Begun::Refused(in_flight.conflict(now))),
@@ -156,7 +156,7 @@ impl<St: Store> Executor<St> {
             Reconciled::NotExecuted => Begun::Held(held),
             Reconciled::Unknown => {
                 self.undo(&held.lease).await;
-                Begun::Refused(Conflict::OutcomeUnknown)
+                Begun::Refused(Conflict::OutcomeUnknownYet)
             }
             Reconciled::Completed(answer) => {
                 let completion = self.completion(answer.encode(), None);
@@ -283,32 +283,7 @@ impl<St: Store> Executor<St> {
         if ambiguous {
             self.give_back_in_background(claimant);
         }
-        self.classify(claim, permit)
-    }
-
-    fn classify(&self, claim: Result<Claim, StoreError>, permit: Permit) -> Claimed {
-        let begun = match claim {
-            Ok(Claim::Acquired(lease)) => Begun::Held(Held { lease, permit }),
-            Ok(Claim::Completed(completed)) => Begun::Completed(completed),
-            Ok(Claim::InProgress {
-                started_at,
-                deadline,
-                waiter,
-            }) => {
-                return Claimed::InProgress(InFlight {
-                    started_at,
-                    lapses_at: deadline.plus(self.shared.settings.clock_skew),
-                    waiter,
-                });
-            }
-            Ok(Claim::Orphaned) => Begun::Refused(Conflict::OutcomeUnknown),
-            Ok(Claim::Reused) => Begun::Refused(Conflict::Reused),
-            Err(error) => {
-                warn!(%error, kind = ?error.kind(), "the store did not take a claim");
-                Begun::Refused(Conflict::Store(error))
-            }
-        };
-        Claimed::Begun(begun)
+        classify(claim, permit)
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.
@@ -327,15 +302,15 @@ impl<St: Store> Executor<St> {
                 Begun::Refused(Conflict::Reused)
             }
             Ok(Some(Record::InProgress(lease))) => {
-                let lapses_at = lease.deadline.plus(self.shared.settings.clock_skew);
-                if now <= lapses_at {
+                if has_lapsed(&lease, now, self.shared.settings.clock_skew) {
+                    Begun::Refused(conflict)
+                } else {
                     return Claimed::InProgress(InFlight {
                         started_at: lease.started_at,
-                        lapses_at,
+                        deadline: lease.deadline,
                         waiter: None,
                     });
                 }
-                Begun::Refused(conflict)
             }
             Ok(None) => Begun::Refused(conflict),
             Err(error) => Begun::Refused(Conflict::Store(error)),
@@ -345,7 +320,8 @@ impl<St: Store> Executor<St> {
 
     /// Waits until the run in flight has ended, its lease has lapsed, or `patience` is over.
     async fn wait_for(&self, in_flight: InFlight, claimant: &Claimant, patience: Instant) {
-        let left_of_lease = in_flight.lapses_at.since(self.now());
+        let lapses_at = in_flight.deadline.plus(self.shared.settings.clock_skew);
+        let left_of_lease = lapses_at.since(self.now());
         let until = patience.min(after(left_of_lease + Duration::from_millis(1)));
         match in_flight.waiter {
             Some(waiter) => {
@@ -420,6 +396,31 @@ impl<St: Store> Executor<St> {
             }
         });
     }
+}
+
+fn classify(claim: Result<Claim, StoreError>, permit: Permit) -> Claimed {
+    let begun = match claim {
+        Ok(Claim::Acquired(lease)) => Begun::Held(Held { lease, permit }),
+        Ok(Claim::Completed(completed)) => Begun::Completed(completed),
+        Ok(Claim::InProgress {
+            started_at,
+            deadline,
+            waiter,
+        }) => {
+            return Claimed::InProgress(InFlight {
+                started_at,
+                deadline,
+                waiter,
+            });
+        }
+        Ok(Claim::Orphaned) => Begun::Refused(Conflict::OutcomeUnknown),
+        Ok(Claim::Reused) => Begun::Refused(Conflict::Reused),
+        Err(error) => {
+            warn!(%error, kind = ?error.kind(), "the store did not take a claim");
+            Begun::Refused(Conflict::Store(error))
+        }
+    };
+    Claimed::Begun(begun)
 }
 
 /// `pause`, half of it left to chance.

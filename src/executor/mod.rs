@@ -505,7 +505,7 @@ impl<E> From<Conflict> for RunError<E> {
     fn from(conflict: Conflict) -> Self {
         match conflict {
             Conflict::InProgress { retry_after } => Self::InProgress { retry_after },
-            Conflict::OutcomeUnknown => Self::OutcomeUnknown,
+            Conflict::OutcomeUnknown | Conflict::OutcomeUnknownYet => Self::OutcomeUnknown,
             Conflict::Reused => Self::KeyReused,
             Conflict::TooManyRuns => Self::TooManyRuns,
             // Nobody is there to see it.
@@ -521,7 +521,10 @@ pub(crate) enum Conflict {
     InProgress {
         retry_after: Duration,
     },
+    /// For good, or until an operator sees to it.
     OutcomeUnknown,
+    /// The next request asks again.
+    OutcomeUnknownYet,
     Reused,
     TooManyRuns,
     ShuttingDown,

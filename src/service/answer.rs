@@ -41,7 +41,7 @@ impl<St: Store> Shared<St> {
             report_times(
                 response.headers_mut(),
                 completed.created_at,
-                Some(completed.expires_at),
+                completed.expires_at,
             );
         }
         response.extensions_mut().insert(Outcome::Replayed);

@@ -156,7 +156,9 @@ where
             created_at,
             expires_at,
         } => value.map(|mut response| {
-            if settings.report_times {
+            if let Some(expires_at) = expires_at
+                && settings.report_times
+            {
                 report_times(response.headers_mut(), created_at, expires_at);
             }
             response
@@ -174,22 +176,22 @@ async fn capture<RB: FromBuffered, E>(
     settings: &Settings,
 ) -> Finished<Result<Response<RB>, E>> {
     let (parts, mut body) = response.into_parts();
-    let not_stored = End::Record {
-        answer: Answer::NotStored {
-            status: parts.status,
-        },
-        retention: None,
+    let status = parts.status;
+    let not_stored = |retention| End::Record {
+        answer: Answer::NotStored { status },
+        retention,
     };
     let retention = match settings.keep(&parts) {
         Keep::Not => return Finished::new(Ok(Response::from_parts(parts, body)), End::Release),
-        Keep::ThatItWasNotStored => {
-            return Finished::new(Ok(Response::from_parts(parts, body)), not_stored);
+        Keep::ThatItWasNotStored(retention) => {
+            let response = Response::from_parts(parts, body);
+            return Finished::new(Ok(response), not_stored(retention));
         }
         Keep::For(retention) => retention,
     };
     let mut collector = Collector::new(settings.max_response_body);
     let (rest, end) = match poll_fn(|cx| collector.poll(&mut body, cx)).await {
-        Stop::TooLarge => (Rest::Body(body), not_stored),
+        Stop::TooLarge => (Rest::Body(body), not_stored(retention)),
         // The work was done, and its answer is lost.
         Stop::Error(error) => (Rest::Error(error), End::Unknown),
         Stop::End if retention.is_none() && !settings.records(&parts, collector.trailers()) => {

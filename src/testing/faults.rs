@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, pending};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
@@ -42,6 +43,8 @@ pub enum Fault {
     RequestHangs,
     /// It is applied, and never ends.
     AnswerHangs,
+    /// It is no failure, but it takes this long before it is applied.
+    Delayed(Duration),
 }
 
 /// A store around another one that fails when it is told to, and counts its calls.
@@ -120,6 +123,10 @@ impl<St> FaultStore<St> {
             Some(Fault::AnswerLost) => {
                 applied.await?;
                 Err(fault("the answer was lost").maybe_applied())
+            }
+            Some(Fault::Delayed(delay)) => {
+                tokio::time::sleep(delay).await;
+                applied.await
             }
             Some(Fault::RequestHangs) => pending().await,
             Some(Fault::AnswerHangs) => {

@@ -77,6 +77,19 @@ async fn a_duplicate_in_flight_is_no_call_here_and_one_elsewhere() {
     assert!(matches!(first.await, Ok(Ok(Ran::Executed(1)))));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_of_a_long_run_here_is_no_call_either() {
+    let (far, work) = (shared(), Work::slow());
+    let here = node(&far);
+    let first = work.spawned(&here).await;
+    tokio::time::sleep(LEASE * 3).await;
+    let duplicate = work.under(&here).await;
+    assert!(matches!(duplicate, Err(RunError::InProgress { .. })));
+    assert_eq!(far.count(Call::Claim), 1);
+    work.end_one();
+    assert!(matches!(first.await, Ok(Ok(Ran::Executed(1)))));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_duplicates_at_once_cost_what_one_request_costs() {
     let (far, work) = (shared(), Work::quick());
@@ -101,6 +114,7 @@ async fn duplicates_here_of_an_answer_from_elsewhere_ask_once() {
     let (far, work) = (shared(), Work::quick());
     let (here, there) = (node(&far), node(&far));
     assert!(matches!(work.under(&there).await, Ok(Ran::Executed(1))));
+    far.fail_always(Call::Claim, Fault::Delayed(Duration::from_secs(1)));
     let mut all = JoinSet::new();
     for _ in 0..20 {
         let (work, here) = (work.clone(), here.clone());

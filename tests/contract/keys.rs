@@ -1,0 +1,351 @@
+//! Rows 2 and 3: keys that are missing or malformed; and where keys come from.
+
+use http::{HeaderName, Response, StatusCode};
+use serde_json::{Value, json};
+use tower_idempotency::store::MemoryStore;
+use tower_idempotency::{
+    Field, IDEMPOTENCY_KEY, IdempotencyLayer, InvalidKey, KeySource, KeySyntax, Refusal,
+};
+
+use crate::support::{Answer, Case, Runs, Server, channel, for_each_stack, layer};
+
+async fn serve(case: Case, layer: &IdempotencyLayer<MemoryStore>) -> (Server, Runs) {
+    let runs = Runs::default();
+    let server = case.serve(layer, runs.numbered()).await;
+    (server, runs)
+}
+
+#[tokio::test]
+async fn a_required_key_that_is_missing_is_refused() {
+    for_each_stack(|case| async move {
+        let (server, runs) = serve(case, &layer().require_key(true)).await;
+        server.post("/a").send().await.refused(400, "missing-key");
+        server.post("/a").key("k").send().await.ran("run 1");
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_malformed_key_is_refused() {
+    let too_long = "k".repeat(256);
+    let malformed: [&[&[u8]]; 12] = [
+        &[b""],
+        &[b"\"\""],
+        &[too_long.as_bytes()],
+        &[b"two words"],
+        &[b"a\tb"],
+        &["clé".as_bytes()],
+        &[b"\xFF"],
+        &[b"one", b"two"],
+        &[b"same", b"same"],
+        &[b"\"open"],
+        &[b"closed\""],
+        &[b"\"a\", \"b\""],
+    ];
+    for_each_stack(|case| async move {
+        let (server, runs) = serve(case, &layer()).await;
+        for lines in malformed {
+            let call = lines.iter().fold(server.post("/a"), |call, line| {
+                call.header("idempotency-key", line)
+            });
+            call.send().await.refused(400, "invalid-key");
+        }
+        assert_eq!(runs.count(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_may_have_255_characters() {
+    for_each_stack(|case| async move {
+        let (server, _) = serve(case, &layer()).await;
+        let longest = "k".repeat(255);
+        server.post("/a").key(&longest).send().await.ran("run 1");
+        // Quotes do not count.
+        let quoted = format!("\"{longest}\"");
+        server
+            .post("/a")
+            .key(&quoted)
+            .send()
+            .await
+            .replayed("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_quoted_key_and_a_bare_one_are_the_same() {
+    for_each_stack(|case| async move {
+        let (server, _) = serve(case, &layer()).await;
+        server.post("/a").key("k-1").send().await.ran("run 1");
+        server
+            .post("/a")
+            .key("\"k-1\"")
+            .send()
+            .await
+            .replayed("run 1");
+        server.post("/a").key(r#""k\"2""#).send().await.ran("run 2");
+        server.post("/a").key("k\"2").send().await.replayed("run 2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn strict_syntax_takes_a_quoted_key_alone() {
+    for_each_stack(|case| async move {
+        let source = KeySource::header(IDEMPOTENCY_KEY, KeySyntax::Strict);
+        let (server, _) = serve(case, &layer().key_source(source)).await;
+        for key in ["bare", "\"k\";v=1", "\"k", ":aw==:", "17"] {
+            let answer = server.post("/a").key(key).send().await;
+            answer.refused(400, "invalid-key");
+        }
+        server.post("/a").key("\"k\"").send().await.ran("run 1");
+        server
+            .post("/a")
+            .key("\"k\"")
+            .send()
+            .await
+            .replayed("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fault_of_the_key_is_told_before_the_body_is_there() {
+    for_each_stack(|case| async move {
+        let (server, _) = serve(case, &layer().require_key(true)).await;
+        let (_sender, endless) = channel();
+        let answer = server
+            .post("/a")
+            .key("two words")
+            .stream(endless)
+            .open()
+            .await;
+        assert_eq!(answer.status(), 400);
+        let (_sender, endless) = channel();
+        let answer = server.post("/a").stream(endless).open().await;
+        assert_eq!(answer.status(), 400);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_problem_says_what_is_wrong_and_where_to_read_about_it() {
+    for_each_stack(|case| async move {
+        let layer = layer()
+            .require_key(true)
+            .problem_type("https://example.com/errors/");
+        let (server, _) = serve(case, &layer).await;
+        let answer = server.post("/a").send().await;
+        let problem = answer.refused(400, "missing-key");
+        assert_eq!(
+            problem,
+            json!({
+                "type": "https://example.com/errors/missing-key",
+                "title": "Idempotency-Key is missing",
+                "status": 400,
+                "detail": problem["detail"],
+                "code": "missing-key",
+            })
+        );
+        assert_eq!(answer.retry_after(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_application_can_replace_refusals() {
+    for_each_stack(|case| async move {
+        let layer = layer().require_key(true).on_refusal(|refusal: &Refusal| {
+            let mut response = Response::new(format!("no: {}", refusal.reason()).into());
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            response
+        });
+        let (server, _) = serve(case, &layer).await;
+        let missing = server.post("/a").send().await;
+        assert_eq!(
+            (missing.status.as_u16(), &missing.body[..]),
+            (418, &b"no: missing-key"[..])
+        );
+        let invalid = server.post("/a").key("").send().await;
+        assert_eq!(
+            (invalid.status.as_u16(), &invalid.body[..]),
+            (418, &b"no: invalid-key"[..])
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_key_may_be_in_another_header() {
+    for_each_stack(|case| async move {
+        let name = HeaderName::from_static("x-request-token");
+        let source = KeySource::header(name, KeySyntax::Lenient);
+        let (server, _) = serve(case, &layer().key_source(source)).await;
+        let call = || {
+            server
+                .post("/a")
+                .header("x-request-token", "t")
+                .key("ignored")
+        };
+        call().send().await.ran("run 1");
+        call().send().await.replayed("run 1");
+        server.post("/a").key("ignored").send().await.ran("run 2");
+        server.post("/a").key("ignored").send().await.ran("run 3");
+    })
+    .await;
+}
+
+fn by_fields() -> IdempotencyLayer<MemoryStore> {
+    let source = KeySource::fields(["/order/id", "/amount"]).expect("valid pointers");
+    layer().key_source(source).fingerprint(
+        // The same fields, so that spelling alone does not make another request.
+        tower_idempotency::FingerprintSource::fields(["/order/id", "/amount"])
+            .expect("valid pointers"),
+    )
+}
+
+#[tokio::test]
+async fn json_fields_make_a_key_whatever_their_order_and_spelling() {
+    for_each_stack(|case| async move {
+        let (server, _) = serve(case, &by_fields()).await;
+        let post = |body| server.post("/a").json(body).send();
+        post(r#"{"order":{"id":"o-1","note":"x"},"amount":1200}"#)
+            .await
+            .ran("run 1");
+        for same in [
+            r#"{"amount":1200,"order":{"id":"o-1"}}"#,
+            "{\n  \"order\" : { \"id\" : \"o-1\" },\n  \"amount\" : 1200.0\n}",
+            r#"{"order":{"id":"\u006f-1"},"amount":1.2e3,"more":[1]}"#,
+        ] {
+            post(same).await.replayed("run 1");
+        }
+        post(r#"{"order":{"id":"o-2"},"amount":1200}"#)
+            .await
+            .ran("run 2");
+        post(r#"{"order":{"id":"o-1"},"amount":1201}"#)
+            .await
+            .ran("run 3");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn form_fields_make_a_key_whatever_their_order() {
+    for_each_stack(|case| async move {
+        let (server, _) = serve(case, &by_fields()).await;
+        let post = |body| server.post("/a").form(body).send();
+        post("order[id]=o-1&amount=1200&note=x").await.ran("run 1");
+        post("amount=1200&order[id]=o-1").await.replayed("run 1");
+        post("amount=1200&order%5Bid%5D=o%2D1")
+            .await
+            .replayed("run 1");
+        post("order[id]=o-2&amount=1200").await.ran("run 2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_differs_beside_its_key_fields_is_another_request() {
+    for_each_stack(|case| async move {
+        let source = KeySource::fields(["/id"]).expect("a valid pointer");
+        let (server, runs) = serve(case, &layer().key_source(source)).await;
+        let post = |body| server.post("/a").json(body).send();
+        post(r#"{"id":1,"amount":10}"#).await.ran("run 1");
+        post(r#"{"id":1,"amount":99}"#)
+            .await
+            .refused(422, "key-reused");
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn key_fields_that_cannot_be_read_are_told_apart() {
+    for_each_stack(|case| async move {
+        let (server, runs) = serve(case, &by_fields()).await;
+        let missing = |answer: &Answer| answer.refused(400, "missing-key");
+        let invalid = |answer: &Answer| answer.refused(400, "invalid-key");
+        let json = |body| server.post("/a").json(body).send();
+        let form = |body| server.post("/a").form(body).send();
+
+        let problem = missing(&json(r#"{"order":{},"amount":1}"#).await);
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|text| text.contains("/order/id"))
+        );
+        missing(&json(r#"{"order":{"id":null},"amount":1}"#).await);
+        missing(&form("amount=1").await);
+        for malformed in [
+            r#"{"order":{"id":1},"amount":"#,
+            "",
+            "no json",
+            r#"{"amount":1,}"#,
+        ] {
+            invalid(&json(malformed).await);
+        }
+        // Of two members of one name, who knows which one the handler takes?
+        invalid(&json(r#"{"order":{"id":1},"amount":1,"amount":2}"#).await);
+        invalid(&server.post("/a").body("amount=1").send().await);
+        assert_eq!(runs.count(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn optional_fields_may_be_absent() {
+    for_each_stack(|case| async move {
+        let fields = ["/a", "/b"].map(|field| Field::new(field).expect("valid").optional());
+        let source = KeySource::fields(fields).expect("valid");
+        let (server, _) = serve(case, &layer().key_source(source.clone())).await;
+        let post = |body| server.post("/a").json(body).send();
+        post(r#"{"a":1}"#).await.ran("run 1");
+        post(r#"{"a":1}"#).await.replayed("run 1");
+        // Which one is there counts.
+        post(r#"{"b":1}"#).await.ran("run 2");
+        // With none there is no key.
+        post("{}").await.ran("run 3");
+        post("{}").await.ran("run 4");
+
+        let (server, _) = serve(case, &layer().key_source(source).require_key(true)).await;
+        let answer = server.post("/a").json("{}").send().await;
+        answer.refused(400, "missing-key");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_function_may_give_the_key() {
+    for_each_stack(|case| async move {
+        let source = KeySource::function(|request, body| {
+            if request.headers.contains_key("x-unkeyed") {
+                return Ok(None);
+            }
+            let body: Value = serde_json::from_slice(body)
+                .map_err(|error| InvalidKey::Refused(error.to_string().into()))?;
+            Ok(body["id"].as_str().map(str::to_owned))
+        });
+        let (server, _) = serve(case, &layer().key_source(source)).await;
+        let post = |body| server.post("/a").body(body);
+        post(r#"{"id":"e-1"}"#).send().await.ran("run 1");
+        post(r#"{"id":"e-1"}"#).send().await.replayed("run 1");
+        post(r#"{"id":"e-1"}"#)
+            .header("x-unkeyed", "")
+            .send()
+            .await
+            .ran("run 2");
+        post("no json").send().await.refused(400, "invalid-key");
+        post(r#"{"id":"two words"}"#)
+            .send()
+            .await
+            .refused(400, "invalid-key");
+        post(r#"{"id":""}"#)
+            .send()
+            .await
+            .refused(400, "invalid-key");
+        post("{}").send().await.ran("run 3");
+    })
+    .await;
+}

@@ -1,0 +1,18 @@
+//! The contract, row by row: what clients see of services behind the layer, over real sockets,
+//! for axum and for hyper, over HTTP/1.1 and HTTP/2.
+
+mod composition;
+mod disconnect;
+mod handler_side;
+mod in_flight;
+mod keys;
+mod orphans;
+mod passthrough;
+mod recording;
+mod replay;
+mod request_body;
+mod reuse;
+mod shutdown;
+mod store_faults;
+mod streams;
+mod support;

@@ -1,0 +1,269 @@
+//! Rows 9 and 10: a store that is out of reach, full or damaged.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tower_idempotency::IdempotencyLayer;
+use tower_idempotency::store::MemoryStore;
+
+use crate::support::{Answer, Fault, FaultyStore, Runs, eventually, for_each_stack, text};
+
+fn out_of_reach(answer: &Answer) {
+    answer.refused(503, "store-unavailable");
+    assert_eq!(answer.retry_after(), Some("1"));
+}
+
+#[tokio::test]
+async fn without_a_store_nothing_runs() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone());
+        let server = case.serve(&layer, runs.numbered()).await;
+        server.post("/a").key("old").send().await.ran("run 1");
+        store.fail_claims(Fault::Unreachable);
+        out_of_reach(&server.post("/a").key("k").send().await);
+        out_of_reach(&server.post("/a").key("old").send().await);
+        assert_eq!(runs.count(), 1);
+        store.fail_claims(Fault::None);
+        server.post("/a").key("k").send().await.ran("run 2");
+        server.post("/a").key("old").send().await.replayed("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_a_store_what_is_not_guarded_runs() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone());
+        let server = case.serve(&layer, runs.numbered()).await;
+        store.fail_claims(Fault::Unreachable);
+        server.post("/a").send().await.ran("run 1");
+        assert_eq!(store.claims(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_fail_open_a_request_runs_without_a_store_and_is_marked() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone()).fail_open(true);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let call = || server.post("/a").key("k").send();
+        store.fail_claims(Fault::Unreachable);
+        for body in ["run 1", "run 2"] {
+            let answer = call().await;
+            answer.ran(body);
+            assert_eq!(answer.values("idempotency-unprotected"), [b"true"]);
+        }
+        // Nothing was recorded of it.
+        store.fail_claims(Fault::None);
+        let answer = call().await;
+        answer.ran("run 3");
+        assert_eq!(answer.values("idempotency-unprotected"), [b""; 0]);
+        call().await.replayed("run 3");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_out_of_reach() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let gate = store.hold_claims_up();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone()).store_timeout(Duration::from_millis(20));
+        let server = case.serve(&layer, runs.numbered()).await;
+        out_of_reach(&server.post("/a").key("k").send().await);
+        assert_eq!(runs.count(), 0);
+        gate.open_for_good();
+        server.post("/a").key("k").send().await.ran("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_known_again() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone());
+        let server = case.serve(&layer, runs.numbered()).await;
+        store.fail_claims(Fault::NextAnswerLost);
+        server.post("/a").key("k").send().await.ran("run 1");
+        server.post("/a").key("k").send().await.replayed("run 1");
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_that_stays_without_an_answer_is_given_back() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone());
+        let server = case.serve(&layer, runs.numbered()).await;
+        store.fail_claims(Fault::AnswerLost);
+        out_of_reach(&server.post("/a").key("k").send().await);
+        assert_eq!(runs.count(), 0);
+        // Nobody runs under that claim, so the key comes free long before its lease is over.
+        store.fail_claims(Fault::None);
+        eventually(async || {
+            let answer = server.post("/a").key("k").send().await;
+            if answer.status == 409 {
+                answer.refused(409, "in-progress");
+                return false;
+            }
+            answer.ran("run 1");
+            true
+        })
+        .await;
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_recorded_is_given_and_recorded_later() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone());
+        let server = case.serve(&layer, runs.numbered()).await;
+        let call = |body| server.post("/a").key("k").body(body).send();
+        store.fail_ends(Fault::Unreachable);
+        call("x").await.ran("run 1");
+        // Until then the key is held, and duplicates are told the truth.
+        call("x").await.refused(409, "in-progress");
+        call("y").await.refused(422, "key-reused");
+        assert_eq!(layer.handle().in_flight(), 1);
+        store.fail_ends(Fault::None);
+        layer.handle().idle().await;
+        call("x").await.replayed("run 1");
+        assert_eq!(runs.count(), 1);
+        assert_eq!(layer.handle().stats().completions_retried, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_duplicate_waits_for_an_answer_that_is_recorded_late() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer =
+            IdempotencyLayer::new(store.clone()).wait_for_in_flight(Duration::from_secs(60));
+        let server = case.serve(&layer, runs.numbered()).await;
+        store.fail_ends(Fault::Unreachable);
+        server.post("/a").key("k").send().await.ran("run 1");
+        let duplicate = server.post("/a").key("k").spawn();
+        eventually(async || store.claims() == 2).await;
+        store.fail_ends(Fault::None);
+        duplicate.await.expect("no panic").replayed("run 1");
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_record_whose_acknowledgement_was_lost_counts() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone());
+        let server = case.serve(&layer, runs.numbered()).await;
+        store.fail_ends(Fault::NextAnswerLost);
+        server.post("/a").key("k").send().await.ran("run 1");
+        server.post("/a").key("k").send().await.replayed("run 1");
+        layer.handle().idle().await;
+        server.post("/a").key("k").send().await.replayed("run 1");
+        assert_eq!(layer.handle().stats().leases_lost, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_released_is_released_later() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone());
+        let handler = runs.answering(|_, number| {
+            let mut response = text(format!("run {number}"));
+            if number == 1 {
+                *response.status_mut() = StatusCode::BAD_GATEWAY;
+            }
+            response
+        });
+        let server = case.serve(&layer, handler).await;
+        store.fail_ends(Fault::Unreachable);
+        assert_eq!(server.post("/a").key("k").send().await.status, 502);
+        let duplicate = server.post("/a").key("k").send().await;
+        duplicate.refused(409, "in-progress");
+        store.fail_ends(Fault::None);
+        layer.handle().idle().await;
+        server.post("/a").key("k").send().await.ran("run 2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_new_keys_and_keeps_the_old() {
+    for fail_open in [false, true] {
+        for_each_stack(|case| async move {
+            let runs = Runs::default();
+            let store = MemoryStore::with_capacity(4_000);
+            let layer = IdempotencyLayer::new(store).fail_open(fail_open);
+            let server = case.serve(&layer, runs.numbered()).await;
+            let mut kept = 0;
+            // The store sums up what it holds now and then, not with each record.
+            let refused = loop {
+                let key = format!("k-{}", kept + 1);
+                let answer = server.post("/a").key(&key).send().await;
+                if answer.status != 200 {
+                    break answer;
+                }
+                kept += 1;
+                answer.ran(&format!("run {kept}"));
+                assert!(kept < 10_000, "it is never full");
+            };
+            out_of_reach(&refused);
+            assert!(kept > 0);
+            assert_eq!(runs.count(), kept);
+            for number in 1..=kept {
+                let answer = server.post("/a").key(&format!("k-{number}")).send().await;
+                answer.replayed(&format!("run {number}"));
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_no_reason_to_run_again() {
+    for fail_open in [false, true] {
+        for_each_stack(|case| async move {
+            let store = FaultyStore::new();
+            let runs = Runs::default();
+            let layer = IdempotencyLayer::new(store.clone()).fail_open(fail_open);
+            let server = case.serve(&layer, runs.numbered()).await;
+            server.post("/a").key("k").send().await.ran("run 1");
+            let retry = || server.post("/a").key("k").send();
+            // Whether the store sees it, or only one who reads the answer.
+            store.fail_claims(Fault::Unreadable);
+            retry().await.refused(503, "store-unavailable");
+            store.fail_claims(Fault::None);
+            store.damage(true);
+            retry().await.refused(503, "store-unavailable");
+            store.damage(false);
+            retry().await.replayed("run 1");
+            assert_eq!(runs.count(), 1);
+        })
+        .await;
+    }
+}
