@@ -4,13 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-#[cfg(feature = "tonic")]
 use std::convert::Infallible;
 
 use axum::Router;
 use axum::routing::post;
 use http::{HeaderValue, Request, Response, StatusCode};
-#[cfg(feature = "tonic")]
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -26,7 +24,6 @@ use crate::support::{
     Answer, Body, NONE, Running, Runs, channel, for_axum, for_each_stack, layer, refusing, serve,
     text,
 };
-#[cfg(feature = "tonic")]
 use crate::support::{Case, Http, Stack, frames};
 
 #[tokio::test]
@@ -236,7 +233,7 @@ async fn browsers_may_read_what_the_layer_says() {
             .allow_origin(Any)
             .expose_headers(EXPOSED_HEADERS);
         let layer = layer().report_times(true);
-        let server = serve!(case, refusing(cors), layer, NONE, runs.numbered());
+        let server = serve!(case, cors, layer, NONE, runs.numbered());
         for _ in 0..2 {
             let call = server
                 .post("/a")
@@ -388,7 +385,6 @@ async fn axum_extractors_read_the_body_that_was_read_for_the_fingerprint() {
     .await;
 }
 
-#[cfg(feature = "tonic")]
 #[tokio::test]
 async fn tonic_bodies_stay_what_they_are() {
     use tonic::body::Body;

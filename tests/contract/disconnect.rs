@@ -9,7 +9,7 @@ use tower_idempotency::store::Store;
 use tower_idempotency::{Handle, IdempotencyLayer};
 
 use crate::support::{
-    Case, FaultyStore, NONE, Runs, eventually, for_each_stack, layer, refusing, serve, text,
+    Case, FaultyStore, NONE, Runs, eventually, for_each_stack, layer, serve, text,
 };
 
 async fn until_detached(handle: &Handle) {
@@ -172,7 +172,7 @@ async fn a_timeout_outside_of_the_layer_does_not_stop_the_run() {
         let runs = Runs::default();
         let layer = layer();
         let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, SHORT);
-        let server = serve!(case, refusing(timeout), layer, NONE, runs.gated());
+        let server = serve!(case, timeout, layer, NONE, runs.gated());
         assert_eq!(server.post("/a").key("k").send().await.status, 504);
         until_detached(&layer.handle()).await;
         runs.gate().open();
