@@ -1,6 +1,6 @@
 //! A near tier over an authority.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::runtime;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
 
 use super::{Claim, Completion, Fenced, Release, Store};
@@ -45,8 +47,9 @@ pub struct Tiered<Near, Far> {
     near: Arc<Near>,
     far: Far,
     near_lifetime: Duration,
-    /// Keys that are held near while the far tier is being asked.
-    asking: Mutex<HashSet<RecordKey>>,
+    /// Keys that are held near while the far tier is being asked, and who wants to hear that it
+    /// has answered.
+    asking: Mutex<HashMap<RecordKey, Arc<Notify>>>,
 }
 
 impl<Near: Store, Far: Store> Tiered<Near, Far> {
@@ -78,8 +81,13 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
         &self.far
     }
 
-    fn asking(&self) -> MutexGuard<'_, HashSet<RecordKey>> {
-        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Resolves when the far tier has answered what is being asked about a key; `None` when
+    /// nothing is.
+    fn being_asked(&self, key: &RecordKey) -> Option<OwnedNotified> {
+        let asking = locked(&self.asking);
+        asking
+            .get(key)
+            .map(|answered| Arc::clone(answered).notified_owned())
     }
 
     /// Asks the far tier, holding the key near.
@@ -133,7 +141,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
             }
             (Decision::Reused, _) => Some(Ok(Claim::Reused)),
             (Decision::InProgress, Record::InProgress(lease))
-                if !request.wants_waiter && !self.asking().contains(request.key) =>
+                if !request.wants_waiter && self.being_asked(request.key).is_none() =>
             {
                 Some(Ok(Claim::InProgress {
                     started_at: lease.started_at,
@@ -150,33 +158,23 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         // the far tier to say.
         let near_request = ClaimRequest {
             take_over: true,
-            wants_waiter: true,
             ..*request
         };
         loop {
+            // Listening before looking, so that no answer is missed in between.
+            let being_asked = self.being_asked(request.key);
             match self.near.claim(&near_request).await {
                 Ok(Claim::Acquired(held)) => return self.ask(request, held).await,
                 Ok(Claim::Completed(near)) => match unwrapped(&near) {
                     Some(completed) => return Ok(Claim::Completed(completed)),
                     None => return self.far.claim(request).await,
                 },
-                Ok(Claim::InProgress {
-                    waiter: Some(waiter),
-                    ..
-                }) if self.asking().contains(request.key) => waiter.await,
-                Ok(Claim::InProgress {
-                    started_at,
-                    deadline,
-                    waiter,
-                }) => {
-                    return Ok(Claim::InProgress {
-                        started_at,
-                        deadline,
-                        waiter: waiter.filter(|_| request.wants_waiter),
-                    });
-                }
-                Ok(Claim::Reused) => return Ok(Claim::Reused),
                 Ok(Claim::Orphaned) => return self.far.claim(request).await,
+                Ok(claim @ Claim::InProgress { .. }) => match being_asked {
+                    Some(answered) => answered.await,
+                    None => return Ok(claim),
+                },
+                Ok(claim) => return Ok(claim),
                 Err(error) => {
                     debug!(%error, "the near tier failed; asking the far tier");
                     return self.far.claim(request).await;
@@ -255,7 +253,7 @@ struct Holding<'a, Near: Store, Far> {
 
 impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
     fn new(tiers: &'a Tiered<Near, Far>, lease: Lease) -> Self {
-        tiers.asking().insert(lease.key);
+        locked(&tiers.asking).insert(lease.key, Arc::default());
         Self {
             tiers,
             lease,
@@ -275,13 +273,10 @@ impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
 
 impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
     fn drop(&mut self) {
-        let mut asking = self
-            .tiers
-            .asking
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        asking.remove(&self.lease.key);
-        drop(asking);
+        let answered = locked(&self.tiers.asking).remove(&self.lease.key);
+        if let Some(answered) = answered {
+            answered.notify_waiters();
+        }
         if self.is_kept {
             return;
         }
@@ -290,6 +285,10 @@ impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
             runtime.spawn(async move { drop(near.release(&lease, Release::Free).await) });
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is kept near: the expiry by the far tier's reckoning, and the answer.

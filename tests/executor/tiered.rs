@@ -127,6 +127,29 @@ async fn duplicates_here_of_an_answer_from_elsewhere_ask_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_duplicate_waits_for_the_claim_here_but_not_for_its_run() {
+    let (far, work) = (shared(), Work::slow());
+    let here = node(&far);
+    let second = Duration::from_secs(1);
+    far.fail_always(Call::Claim, Fault::Delayed(second));
+    let first = tokio::spawn({
+        let (work, here) = (work.clone(), here.clone());
+        async move { work.under(&here).await }
+    });
+    tokio::time::sleep(second / 2).await;
+    let asked = tokio::time::Instant::now();
+    let duplicate = work.under(&here).await;
+    assert!(
+        matches!(duplicate, Err(RunError::InProgress { .. })),
+        "{duplicate:?}"
+    );
+    assert!(asked.elapsed() <= second, "{:?}", asked.elapsed());
+    assert_eq!(far.count(Call::Claim), 1);
+    work.end_one();
+    assert!(matches!(first.await, Ok(Ok(Ran::Executed(1)))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_that_was_reused_is_no_call_here_and_one_elsewhere() {
     let (far, work) = (shared(), Work::slow());
     let (here, there) = (node(&far), node(&far));
