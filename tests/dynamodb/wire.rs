@@ -25,8 +25,10 @@ pub(crate) enum Fault {
     Hangs,
     /// It is answered with this status and error code.
     Answered(u16, &'static str),
-    /// A part of a batch is left out of the answer.
+    /// One of the keys of a batch is left out of the answer.
     LeavesOut,
+    /// All of the keys of a batch are left out of the answer.
+    LeavesOutAll,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +116,10 @@ impl Wire {
         match fault {
             Some(Fault::Hangs) => std::future::pending().await,
             Some(Fault::Answered(status, code)) => return Ok(error_answer(status, code)),
+            Some(Fault::LeavesOutAll) => {
+                let keys = json_of(&request)["RequestItems"].take();
+                return Ok(answer(200, &json!({ "UnprocessedKeys": keys })));
+            }
             _ => {}
         }
         if self.state().metered && operation.ends_with("Item") && operation != "BatchGetItem" {
