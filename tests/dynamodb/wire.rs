@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,10 @@ pub(crate) enum Fault {
     LeavesOut,
     /// All of the keys of a batch are left out of the answer.
     LeavesOutAll,
+    /// Nothing.
+    None,
+    /// It waits until somebody lets it go on.
+    Waits,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +48,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     calls: Vec<String>,
+    held: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
     faults: VecDeque<(&'static str, Fault)>,
     always: Option<(&'static str, Fault)>,
     metered: bool,
@@ -65,6 +71,25 @@ impl Wire {
     /// The next call of `operation` meets with `fault`.
     pub(crate) fn fail_next(&self, operation: &'static str, fault: Fault) {
         self.state().faults.push_back((operation, fault));
+    }
+
+    /// The call of `operation` after the next one meets with `fault`.
+    pub(crate) fn fail_second(&self, operation: &'static str, fault: Fault) {
+        self.fail_next(operation, Fault::None);
+        self.fail_next(operation, fault);
+    }
+
+    /// The call of `operation` after the next one waits. Gives what resolves when it does, and
+    /// what lets it go on.
+    pub(crate) fn hold_second(
+        &self,
+        operation: &'static str,
+    ) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let (arrives, arrived) = oneshot::channel();
+        let (goes_on, may_go_on) = oneshot::channel();
+        self.state().held = Some((arrives, may_go_on));
+        self.fail_second(operation, Fault::Waits);
+        (arrived, goes_on)
     }
 
     /// Every call of `operation` meets with `fault`.
@@ -115,6 +140,12 @@ impl Wire {
         let fault = self.takes(&operation);
         match fault {
             Some(Fault::Hangs) => std::future::pending().await,
+            Some(Fault::Waits) => {
+                let held = self.state().held.take();
+                let (arrives, may_go_on) = held.expect("it was said who lets it go on");
+                arrives.send(()).expect("the test waits for it");
+                may_go_on.await.expect("the test lets it go on");
+            }
             Some(Fault::Answered(status, code)) => return Ok(error_answer(status, code)),
             Some(Fault::LeavesOutAll) => {
                 let keys = json_of(&request)["RequestItems"].take();

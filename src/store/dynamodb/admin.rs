@@ -24,10 +24,9 @@ use super::trouble::TableError;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
 
-/// How long `create_table` waits for a table of its own, and for one that somebody else is
-/// making.
+/// How long `create_table` waits for its table to become active, and for all else to be right.
 const PATIENCE: Duration = Duration::from_secs(120);
-const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(15);
+const PATIENCE_AFTER: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// No record has this key: it would be a digest of zeros.
@@ -59,11 +58,11 @@ impl DynamoDbStore {
             Ok(_) => {
                 self.until_active().await?;
                 self.enable_time_to_live().await?;
-                self.check().await
+                self.until_it_serves().await
             }
             Err(error) => match error.as_service_error() {
                 Some(CreateTableError::ResourceInUseException(_)) => {
-                    self.until_others_made_it().await
+                    self.until_it_serves().await
                 }
                 _ => Err(self.trouble("CreateTable", error)),
             },
@@ -198,9 +197,9 @@ impl DynamoDbStore {
         .await
     }
 
-    /// Somebody made it, perhaps just now: its time to live may not be set yet.
-    async fn until_others_made_it(&self) -> Result<(), TableError> {
-        until(PATIENCE_WITH_OTHERS, || self.check()).await
+    /// Time to live may take a moment to show, and somebody else who makes the table, to set it.
+    async fn until_it_serves(&self) -> Result<(), TableError> {
+        until(PATIENCE_AFTER, || self.check()).await
     }
 
     async fn enable_time_to_live(&self) -> Result<(), TableError> {

@@ -36,7 +36,7 @@ const AT_ONCE: usize = 8;
 /// other.
 const LINGER: Duration = Duration::from_secs(60 * 60);
 /// How often the rest is asked for that an answer left out, and how long before the first time.
-const ROUNDS: u32 = 8;
+const ROUNDS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const MOST_KEYS: usize = 100;
 
@@ -155,28 +155,25 @@ impl DynamoDbStore {
     /// time, and with less under load; the rest is asked for again.
     pub(super) async fn read_all(&self, keys: Vec<Item>) -> Result<Vec<Item>, StoreError> {
         let mut found = Vec::with_capacity(keys.len());
-        let mut keys = Some(keys).filter(|keys| !keys.is_empty());
+        let mut wanted = keys;
         let mut pause = FIRST_PAUSE;
         for _ in 0..ROUNDS {
-            let Some(wanted) = keys.take() else {
-                return Ok(found);
-            };
             let asked = wanted.len();
             let (items, rest) = self.read_some(wanted).await?;
             found.extend(items);
+            if rest.is_empty() {
+                return Ok(found);
+            }
             if rest.len() == asked {
                 sleep(pause).await;
                 pause *= 2;
             }
-            keys = Some(rest).filter(|rest| !rest.is_empty());
+            wanted = rest;
         }
-        match keys {
-            None => Ok(found),
-            Some(_) => Err(StoreError::new(
-                StoreErrorKind::Unavailable,
-                format!("DynamoDB did not hand out all parts of an answer in {ROUNDS} rounds"),
-            )),
-        }
+        Err(StoreError::new(
+            StoreErrorKind::Unavailable,
+            format!("DynamoDB did not hand out all parts of an answer in {ROUNDS} rounds"),
+        ))
     }
 
     async fn read_some(&self, keys: Vec<Item>) -> Result<(Vec<Item>, Vec<Item>), StoreError> {

@@ -43,7 +43,9 @@ impl Call<'_> {
                 Unavailable,
                 format!("DynamoDB could not be reached for {operation} on table `{table}`"),
             ),
-            SdkError::ServiceError(error) => self.explain_answer(error.err()),
+            SdkError::ServiceError(error) if error.err().code().is_some() => {
+                self.explain_answer(error.err())
+            }
             _ => (
                 Unavailable,
                 format!("the answer of DynamoDB to {operation} on table `{table}` cannot be read"),
