@@ -7,7 +7,7 @@
 //! | store | survives the process | shared by processes |
 //! |---|---|---|
 //! | [`MemoryStore`] (feature `memory`) | no | no |
-//! | `DynamoDbStore` (feature `dynamodb`) | yes | yes |
+//! | [`DynamoDbStore`] (feature `dynamodb`) | yes | yes |
 //!
 //! [`SharedStore`] stands for any of them when the choice is made at run time. To write one of
 //! your own, see `examples/custom_store.rs`, and hold it to the suite in

@@ -61,9 +61,7 @@ impl DynamoDbStore {
                 self.until_it_serves().await
             }
             Err(error) => match error.as_service_error() {
-                Some(CreateTableError::ResourceInUseException(_)) => {
-                    self.until_it_serves().await
-                }
+                Some(CreateTableError::ResourceInUseException(_)) => self.until_it_serves().await,
                 _ => Err(self.trouble("CreateTable", error)),
             },
         }

@@ -13,11 +13,15 @@ use crate::store::Claim;
 /// whoever is alone: one that sees an orphan, and one that takes it.
 const ROUNDS: usize = 4;
 
-/// What a claim does next.
-enum Next {
+/// A lease that is written if the record is as it was seen.
+struct Bid {
+    lease: Lease,
+    condition: Expression,
+}
+
+enum Judged {
     Answer(Claim),
-    /// Writes this lease if the record is as it was seen.
-    Take(Lease, Expression),
+    Bid(Bid),
 }
 
 impl DynamoDbStore {
@@ -25,32 +29,22 @@ impl DynamoDbStore {
         &self,
         request: &ClaimRequest<'_>,
     ) -> Result<Claim, StoreError> {
-        let (mut lease, mut condition) = self.on_free_key(request)?;
+        let mut bid = Bid::on_free_key(request)?;
         for _ in 0..ROUNDS {
-            let item = self.table.item_of(&lease, request.parts);
-            let seen = match self.put(item, condition).await? {
-                Verdict::Applied => return Ok(Claim::Acquired(lease)),
+            let item = self.table.item_of(&bid.lease, request.parts);
+            let seen = match self.put(item, bid.condition).await? {
+                Verdict::Applied => return Ok(Claim::Acquired(bid.lease)),
+                // It went away meanwhile, or this DynamoDB does not show it.
+                Verdict::Refused(None) => self.read(request.key).await?,
                 Verdict::Refused(seen) => seen,
             };
-            let next = match seen {
-                Some(item) => self.judge(&item, request).await?,
-                None => {
-                    // It went away meanwhile, or this DynamoDB does not tell.
-                    match self.read(request.key).await? {
-                        Some(item) => self.judge(&item, request).await?,
-                        None => {
-                            let (lease, condition) = self.on_free_key(request)?;
-                            Next::Take(lease, condition)
-                        }
-                    }
-                }
+            bid = match seen {
+                None => Bid::on_free_key(request)?,
+                Some(item) => match self.judge(&item, request).await? {
+                    Judged::Answer(claim) => return Ok(claim),
+                    Judged::Bid(bid) => bid,
+                },
             };
-            match next {
-                Next::Answer(claim) => return Ok(claim),
-                Next::Take(next_lease, next_condition) => {
-                    (lease, condition) = (next_lease, next_condition);
-                }
-            }
         }
         Err(StoreError::new(
             StoreErrorKind::Unavailable,
@@ -58,68 +52,53 @@ impl DynamoDbStore {
         ))
     }
 
-    fn on_free_key(&self, request: &ClaimRequest<'_>) -> Result<(Lease, Expression), StoreError> {
-        match lease_by(decide(None, request), request) {
-            Some(lease) => Ok((lease, is_free(request.now))),
-            None => Err(StoreError::new(
-                StoreErrorKind::Unusable,
-                "a claim on an absent record was not let through",
-            )),
-        }
-    }
-
     /// Decides the claim by the item that kept it from being written.
-    async fn judge(&self, item: &Item, request: &ClaimRequest<'_>) -> Result<Next, StoreError> {
+    async fn judge(&self, item: &Item, request: &ClaimRequest<'_>) -> Result<Judged, StoreError> {
         let found = match self.table.found(request.key, item) {
             Ok(found) => found,
             Err(unreadable) if unreadable.is_over(request.now) => {
-                let (lease, _) = self.on_free_key(request)?;
-                return Ok(Next::Take(lease, is_still_unreadable(&unreadable)));
+                return Ok(Judged::Bid(Bid {
+                    condition: is_still_unreadable(&unreadable),
+                    ..Bid::on_free_key(request)?
+                }));
             }
             Err(unreadable) => return Err(unreadable.into()),
         };
         let decision = decide(Some(found.held()), request);
+        if let Some(lease) = lease_by(decision, request) {
+            let condition = match &found {
+                Found::InProgress(seen) => is_still(seen),
+                Found::Completed(seen) => is_still_completed(seen.owner, seen.expires_at),
+            };
+            return Ok(Judged::Bid(Bid { lease, condition }));
+        }
         let claim = match (decision, found) {
-            (Decision::Acquire { .. }, found) => {
-                return self.take(decision, &found, request);
-            }
+            (Decision::Orphaned, _) => Claim::Orphaned,
+            (Decision::Reused, _) => Claim::Reused,
             (Decision::Own, Found::InProgress(lease)) => Claim::Acquired(lease),
-            (Decision::Replay, Found::Completed(answered)) => {
-                Claim::Completed(self.completed(request.key, answered).await?)
-            }
-            (Decision::InProgress, Found::InProgress(lease)) => Claim::InProgress {
+            (_, Found::InProgress(lease)) => Claim::InProgress {
                 started_at: lease.started_at,
                 deadline: lease.deadline,
                 waiter: None,
             },
-            (Decision::Orphaned, _) => Claim::Orphaned,
-            (Decision::Reused, _) => Claim::Reused,
-            (Decision::Own | Decision::Replay | Decision::InProgress, _) => {
-                return Err(StoreError::new(
-                    StoreErrorKind::Unusable,
-                    "a claim was decided by the wrong kind of record",
-                ));
+            (_, Found::Completed(answered)) => {
+                Claim::Completed(self.completed(request.key, answered).await?)
             }
         };
-        Ok(Next::Answer(claim))
+        Ok(Judged::Answer(claim))
     }
+}
 
-    fn take(
-        &self,
-        decision: Decision,
-        found: &Found,
-        request: &ClaimRequest<'_>,
-    ) -> Result<Next, StoreError> {
-        let Some(lease) = lease_by(decision, request) else {
-            return self
-                .on_free_key(request)
-                .map(|(lease, condition)| Next::Take(lease, condition));
-        };
-        let condition = match found {
-            Found::InProgress(lease) => is_still(lease),
-            Found::Completed(answered) => is_still_completed(answered.owner, answered.expires_at),
-        };
-        Ok(Next::Take(lease, condition))
+impl Bid {
+    fn on_free_key(request: &ClaimRequest<'_>) -> Result<Self, StoreError> {
+        let lease = lease_by(decide(None, request), request).ok_or_else(|| {
+            StoreError::new(
+                StoreErrorKind::Unusable,
+                "a claim on an absent record was not let through",
+            )
+        })?;
+        let condition = is_free(request.now);
+        Ok(Self { lease, condition })
     }
 }
 

@@ -112,15 +112,22 @@ fn says_connect(error: &(dyn Error + 'static)) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::error::ConnectorError;
+
     use super::*;
 
     #[test]
     fn a_refused_connection_was_never_used_and_a_reset_one_may_have_been() {
-        let refused = io::Error::from(ErrorKind::ConnectionRefused);
-        assert!(never_connected(&io::Error::other(refused)));
-        let reset = io::Error::from(ErrorKind::ConnectionReset);
-        assert!(!never_connected(&io::Error::other(reset)));
-        assert!(!never_connected(&io::Error::from(ErrorKind::TimedOut)));
+        for (kind, unused) in [
+            (ErrorKind::ConnectionRefused, true),
+            (ErrorKind::NetworkUnreachable, true),
+            (ErrorKind::ConnectionReset, false),
+            (ErrorKind::TimedOut, false),
+            (ErrorKind::BrokenPipe, false),
+        ] {
+            let error = ConnectorError::io(io::Error::from(kind).into());
+            assert_eq!(never_connected(&error), unused, "{kind}");
+        }
     }
 
     #[test]

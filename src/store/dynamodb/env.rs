@@ -12,7 +12,6 @@ impl DynamoDbStore {
     /// [`retries`](Self::retries).
     ///
     /// It does not fail: what is missing shows at the first call, or at [`check`](Self::check).
-    #[cfg_attr(docsrs, doc(cfg(feature = "aws-config")))]
     pub async fn from_env(table: impl Into<String>) -> Self {
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .timeout_config(Self::timeouts())

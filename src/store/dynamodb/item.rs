@@ -80,8 +80,8 @@ impl Unreadable {
     }
 }
 
-impl From<Unreadable> for StoreError {
-    fn from(unreadable: Unreadable) -> Self {
+impl From<Box<Unreadable>> for StoreError {
+    fn from(unreadable: Box<Unreadable>) -> Self {
         damaged(unreadable.why)
     }
 }
@@ -141,11 +141,11 @@ impl Table {
     }
 
     /// Reads an item back.
-    pub(super) fn found(&self, key: &RecordKey, item: &Item) -> Result<Found, Unreadable> {
+    pub(super) fn found(&self, key: &RecordKey, item: &Item) -> Result<Found, Box<Unreadable>> {
         let reader = Reader { table: self, item };
         reader.read(key).map_err(|problem| {
             let attribute = |attribute| item.get(self.attribute(attribute)).cloned();
-            Unreadable {
+            Box::new(Unreadable {
                 why: format!(
                     "the item `{}` of the DynamoDB table `{}` {problem}",
                     self.id_of(key),
@@ -154,7 +154,7 @@ impl Table {
                 status: attribute(Attribute::Status),
                 expiration: attribute(Attribute::Expiration),
                 in_progress_expiration: attribute(Attribute::InProgressExpiration),
-            }
+            })
         })
     }
 }
