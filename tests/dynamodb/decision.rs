@@ -1,5 +1,6 @@
 //! DynamoDB's verdict against the function that decides claims.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -38,8 +39,17 @@ struct Drawn {
 
 /// Few moments, and the microseconds around them, so that times meet.
 fn moment() -> impl Strategy<Value = Duration> {
+    within(2..8)
+}
+
+/// Mostly after the moment of the claim.
+fn expiry() -> impl Strategy<Value = Duration> {
+    within(4..16)
+}
+
+fn within(seconds: Range<u64>) -> impl Strategy<Value = Duration> {
     let around = prop_oneof![Just(0_u64), Just(1), Just(999), Just(1_000)];
-    (2_u64..8, around)
+    (seconds, around)
         .prop_map(|(seconds, micros)| Duration::from_secs(seconds) + Duration::from_micros(micros))
 }
 
@@ -48,7 +58,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
         1 => Just(None),
         6 => moment().prop_map(Some),
     ];
-    (moment(), 1_u32..3, deadline, moment()).prop_map(|(claimed, attempts, deadline, expires)| {
+    (moment(), 1_u32..3, deadline, expiry()).prop_map(|(claimed, attempts, deadline, expires)| {
         Attempt {
             claimed,
             attempts,
@@ -62,7 +72,7 @@ fn before() -> impl Strategy<Value = Before> {
     prop_oneof![
         1 => Just(Before::Nothing),
         6 => attempt().prop_map(Before::InProgress),
-        4 => (attempt(), moment()).prop_map(|(attempt, expires)| Before::Completed { attempt, expires }),
+        4 => (attempt(), expiry()).prop_map(|(attempt, expires)| Before::Completed { attempt, expires }),
     ]
 }
 
