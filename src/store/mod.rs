@@ -7,12 +7,15 @@
 //! | store | survives the process | shared by processes |
 //! |---|---|---|
 //! | [`MemoryStore`] (feature `memory`) | no | no |
+//! | [`DynamoDbStore`] (feature `dynamodb`) | yes | yes |
 //! | [`Tiered`], one store over another | as its far tier | as its far tier |
 //!
 //! [`SharedStore`] stands for any of them when the choice is made at run time. To write one of
 //! your own, see `examples/custom_store.rs`, and hold it to the suite in
 //! `testing::conformance` (feature `test-util`).
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 #[cfg(feature = "memory")]
 mod memory;
 mod shared;
@@ -30,6 +33,8 @@ use crate::error::StoreError;
 use crate::key::RecordKey;
 use crate::record::{ClaimRequest, Completed, Lease, Record};
 
+#[cfg(feature = "dynamodb")]
+pub use self::dynamodb::{Attribute, DynamoDbStore, TableError};
 #[cfg(feature = "memory")]
 pub use self::memory::MemoryStore;
 pub use self::shared::SharedStore;

@@ -1,0 +1,228 @@
+//! Answers that do not fit into the item of their record.
+//!
+//! The chunks are written before the record says that they are there, under ids that no other
+//! attempt and no other answer uses. Those of an attempt that never completed its record are
+//! found by nobody, and go by the table's time to live.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::KeysAndAttributes;
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::DynamoDbStore;
+use super::error::damaged;
+use super::item::{Answered, Body, binary, seconds};
+use super::payload::Head;
+use super::table::{Attribute, Item};
+use crate::clock::Timestamp;
+use crate::digest::hex;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::key::RecordKey;
+use crate::record::{Completed, Owner};
+
+/// DynamoDB's limit for an item, its names included.
+const ITEM_LIMIT: usize = 409_600;
+/// What is left of it for whatever stands beside an answer: the longest keys that DynamoDB allows,
+/// and names as people choose them, do not need more.
+const RESERVED: usize = 9_600;
+/// The largest body that stays in its record's item, and the size of a chunk.
+pub(super) const CHUNK: usize = ITEM_LIMIT - RESERVED;
+/// How many chunks are on their way at a time.
+const AT_ONCE: usize = 8;
+/// How much longer than its record a chunk is kept, so that no clock sees the one without the
+/// other.
+const LINGER: Duration = Duration::from_secs(60 * 60);
+/// How often the rest is asked for that an answer left out, and how long before the first time.
+const ROUNDS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const MOST_KEYS: usize = 100;
+
+impl DynamoDbStore {
+    /// Writes `body` in chunks, and says how many they are.
+    pub(super) async fn write_chunks(
+        &self,
+        key: &RecordKey,
+        owner: Owner,
+        head: Head,
+        body: &Bytes,
+        expires_at: Timestamp,
+    ) -> Result<usize, StoreError> {
+        let count = body.len().div_ceil(CHUNK);
+        let mut waiting = (0..count).map(|index| {
+            let mut item = self.chunk_key(key, owner, head, index);
+            let end = body.len().min((index + 1) * CHUNK);
+            let data = body.slice(index * CHUNK..end);
+            item.extend([
+                (self.name(Attribute::Data), binary(data)),
+                (
+                    self.name(Attribute::Expiration),
+                    seconds(expires_at.plus(LINGER)),
+                ),
+            ]);
+            item
+        });
+        let mut writing = JoinSet::new();
+        for item in waiting.by_ref().take(AT_ONCE) {
+            writing.spawn(self.clone().write_chunk(item));
+        }
+        while let Some(written) = writing.join_next().await {
+            written.map_err(|error| {
+                let message = "a task that wrote a part of an answer did not end";
+                StoreError::new(StoreErrorKind::Unavailable, message).with_source(error)
+            })??;
+            if let Some(item) = waiting.next() {
+                writing.spawn(self.clone().write_chunk(item));
+            }
+        }
+        Ok(count)
+    }
+
+    /// Whatever fails, the record is not completed by it.
+    async fn write_chunk(self, item: Item) -> Result<(), StoreError> {
+        self.client
+            .put_item()
+            .table_name(&self.table.name)
+            .set_item(Some(item))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| self.call("PutItem").failed(error))
+    }
+
+    /// The record with its answer, whole.
+    pub(super) async fn completed(
+        &self,
+        key: &RecordKey,
+        answered: Answered,
+    ) -> Result<Completed, StoreError> {
+        let Answered {
+            owner,
+            fingerprint,
+            created_at,
+            expires_at,
+            head,
+            body,
+        } = answered;
+        let body = match body {
+            Body::Inline(body) => body.into(),
+            Body::Chunked { chunks } => self.read_chunks(key, owner, head, chunks).await?,
+        };
+        Ok(Completed {
+            fingerprint,
+            payload: head.decode(body)?,
+            created_at,
+            expires_at,
+        })
+    }
+
+    async fn read_chunks(
+        &self,
+        key: &RecordKey,
+        owner: Owner,
+        head: Head,
+        count: usize,
+    ) -> Result<Bytes, StoreError> {
+        if count > MOST_KEYS {
+            return Err(damaged(format!(
+                "the record {key} says that its answer has {count} parts, which cannot be"
+            )));
+        }
+        let keys = (0..count).map(|index| self.chunk_key(key, owner, head, index));
+        let mut chunks = HashMap::with_capacity(count);
+        for item in self.read_all(keys.collect()).await? {
+            if let Some((id, data)) = self.chunk_in(item) {
+                chunks.insert(id, data);
+            }
+        }
+        let mut body = Vec::with_capacity(chunks.values().map(Vec::len).sum());
+        for index in 0..count {
+            let id = self.chunk_id(key, owner, head, index);
+            let data = chunks.remove(&id).ok_or_else(|| {
+                let table = &self.table.name;
+                damaged(format!(
+                    "the item `{id}` of the DynamoDB table `{table}`, a part of an answer, is missing or damaged"
+                ))
+            })?;
+            body.extend_from_slice(&data);
+        }
+        Ok(body.into())
+    }
+
+    /// The items of these keys, those that are there. DynamoDB answers with up to 16 MB at a
+    /// time, and with less under load; the rest is asked for again.
+    pub(super) async fn read_all(&self, keys: Vec<Item>) -> Result<Vec<Item>, StoreError> {
+        let mut found = Vec::with_capacity(keys.len());
+        let mut wanted = keys;
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..ROUNDS {
+            let asked = wanted.len();
+            let (items, rest) = self.read_some(wanted).await?;
+            found.extend(items);
+            if rest.is_empty() {
+                return Ok(found);
+            }
+            if rest.len() == asked {
+                sleep(pause).await;
+                pause *= 2;
+            }
+            wanted = rest;
+        }
+        Err(StoreError::new(
+            StoreErrorKind::Unavailable,
+            format!("DynamoDB did not hand out all parts of an answer in {ROUNDS} rounds"),
+        ))
+    }
+
+    async fn read_some(&self, keys: Vec<Item>) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
+        let wanted = KeysAndAttributes::builder()
+            .set_keys(Some(keys))
+            .consistent_read(true)
+            .build()
+            .map_err(|error| {
+                let message = "a read of the parts of an answer could not be put together";
+                StoreError::new(StoreErrorKind::Unusable, message).with_source(error)
+            })?;
+        let output = self
+            .client
+            .batch_get_item()
+            .request_items(&self.table.name, wanted)
+            .send()
+            .await
+            .map_err(|error| self.call("BatchGetItem").failed(error))?;
+        // There is one table in either map, which may be named by its ARN.
+        let items = output.responses.unwrap_or_default().into_values().flatten();
+        let rest = output
+            .unprocessed_keys
+            .unwrap_or_default()
+            .into_values()
+            .flat_map(|unprocessed| unprocessed.keys);
+        Ok((items.collect(), rest.collect()))
+    }
+
+    fn chunk_key(&self, key: &RecordKey, owner: Owner, head: Head, index: usize) -> Item {
+        self.table.key_of(self.chunk_id(key, owner, head, index))
+    }
+
+    /// With the checksum, so that no second answer of an attempt touches the first one's.
+    fn chunk_id(&self, key: &RecordKey, owner: Owner, head: Head, index: usize) -> String {
+        let record = self.table.id_of(key);
+        let owner = hex(owner.as_bytes());
+        format!("{record}#{owner}#{:08x}#{index}", head.checksum())
+    }
+
+    fn chunk_in(&self, mut item: Item) -> Option<(String, Vec<u8>)> {
+        let id = self.table.id_in(&item)?.to_owned();
+        let data = item.remove(self.table.attribute(Attribute::Data))?;
+        match data {
+            aws_sdk_dynamodb::types::AttributeValue::B(data) => Some((id, data.into_inner())),
+            _ => None,
+        }
+    }
+
+    fn name(&self, attribute: Attribute) -> String {
+        self.table.attribute(attribute).to_owned()
+    }
+}

@@ -1,0 +1,115 @@
+//! Claims: one conditional write, and a second one for an orphan.
+
+use super::DynamoDbStore;
+use super::calls::Verdict;
+use super::expression::{Expression, is_free, is_still, is_still_completed, is_still_unreadable};
+use super::item::Found;
+use super::table::Item;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::record::{ClaimRequest, Decision, Lease, decide};
+use crate::store::Claim;
+
+/// How often a claim is tried while others change the record under it. Two are enough for
+/// whoever is alone: one that sees an orphan, and one that takes it.
+const ROUNDS: usize = 4;
+
+/// A lease that is written if the record is as it was seen.
+struct Bid {
+    lease: Lease,
+    condition: Expression,
+}
+
+enum Judged {
+    Answer(Claim),
+    Bid(Bid),
+}
+
+impl DynamoDbStore {
+    pub(super) async fn claim_in_rounds(
+        &self,
+        request: &ClaimRequest<'_>,
+    ) -> Result<Claim, StoreError> {
+        let mut bid = Bid::on_free_key(request)?;
+        for _ in 0..ROUNDS {
+            let item = self.table.item_of(&bid.lease, request.parts);
+            let seen = match self.put(item, bid.condition).await? {
+                Verdict::Applied => return Ok(Claim::Acquired(bid.lease)),
+                // It went away meanwhile, or this DynamoDB does not show it.
+                Verdict::Refused(None) => self.read(request.key).await?,
+                Verdict::Refused(seen) => seen,
+            };
+            bid = match seen {
+                None => Bid::on_free_key(request)?,
+                Some(item) => match self.judge(&item, request).await? {
+                    Judged::Answer(claim) => return Ok(claim),
+                    Judged::Bid(bid) => bid,
+                },
+            };
+        }
+        Err(StoreError::new(
+            StoreErrorKind::Unavailable,
+            format!("the record changed under each of {ROUNDS} tries to claim it"),
+        ))
+    }
+
+    /// Decides the claim by the item that kept it from being written.
+    async fn judge(&self, item: &Item, request: &ClaimRequest<'_>) -> Result<Judged, StoreError> {
+        let found = match self.table.found(request.key, item) {
+            Ok(found) => found,
+            Err(unreadable) if unreadable.is_over(request.now) => {
+                return Ok(Judged::Bid(Bid {
+                    condition: is_still_unreadable(&unreadable),
+                    ..Bid::on_free_key(request)?
+                }));
+            }
+            Err(unreadable) => return Err(unreadable.into()),
+        };
+        let decision = decide(Some(found.held()), request);
+        if let Some(lease) = lease_by(decision, request) {
+            let condition = match &found {
+                Found::InProgress(seen) => is_still(seen),
+                Found::Completed(seen) => is_still_completed(seen.owner, seen.expires_at),
+            };
+            return Ok(Judged::Bid(Bid { lease, condition }));
+        }
+        let claim = match (decision, found) {
+            (Decision::Orphaned, _) => Claim::Orphaned,
+            (Decision::Reused, _) => Claim::Reused,
+            (Decision::Own, Found::InProgress(lease)) => Claim::Acquired(lease),
+            (_, Found::InProgress(lease)) => Claim::InProgress {
+                started_at: lease.started_at,
+                deadline: lease.deadline,
+                waiter: None,
+            },
+            (_, Found::Completed(answered)) => {
+                Claim::Completed(self.completed(request.key, answered).await?)
+            }
+        };
+        Ok(Judged::Answer(claim))
+    }
+}
+
+impl Bid {
+    fn on_free_key(request: &ClaimRequest<'_>) -> Result<Self, StoreError> {
+        let lease = lease_by(decide(None, request), request).ok_or_else(|| {
+            StoreError::new(
+                StoreErrorKind::Unusable,
+                "a claim on an absent record was not let through",
+            )
+        })?;
+        let condition = is_free(request.now);
+        Ok(Self { lease, condition })
+    }
+}
+
+/// The lease that a decision gives, if it gives one.
+fn lease_by(decision: Decision, request: &ClaimRequest<'_>) -> Option<Lease> {
+    match decision {
+        Decision::Acquire {
+            token,
+            attempt,
+            created_at,
+        } => Some(request.lease(token, attempt, created_at)),
+        _ => None,
+    }
+}

@@ -1,0 +1,142 @@
+//! Whether a write that failed may have been applied all the same.
+//!
+//! The error of a call is that of its last try alone. A try before it may have reached DynamoDB
+//! and lost only its answer, so the tries are counted one by one.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aws_sdk_dynamodb::config::interceptors::{
+    AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+    FinalizerInterceptorContextRef,
+};
+use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_dynamodb::error::BoxError;
+
+/// Counts the tries of one call of which nobody knows whether they were applied.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubt {
+    tries: Arc<AtomicU32>,
+}
+
+impl Doubt {
+    pub(super) fn remains(&self) -> bool {
+        self.tries.load(Ordering::Relaxed) > 0
+    }
+
+    fn resolved(&self) {
+        self.tries.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Intercept for Doubt {
+    fn name(&self) -> &'static str {
+        "tower-idempotency: doubt"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.tries.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let refused = context.response().status().is_client_error();
+        match context.output_or_error() {
+            Ok(_) => self.resolved(),
+            Err(error) if error.is_operation_error() && refused => self.resolved(),
+            // A failure of DynamoDB's own, or an answer that cannot be read.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        // A try that was answered is not looked at again.
+        if context.response().is_none()
+            && let Some(Err(error)) = context.output_or_error()
+            && self.remains()
+            && never_connected(error)
+        {
+            self.resolved();
+        }
+        Ok(())
+    }
+}
+
+/// Whether there was no connection to send on. What is not known to be so counts as sent.
+fn never_connected(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<io::Error>().is_some_and(is_of_connect) || says_connect(error) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// These kinds come before anything was sent.
+fn is_of_connect(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::AddrNotAvailable
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
+}
+
+/// What hyper-util and the SDK's own client say when they did not get a connection; their types
+/// cannot be named here.
+fn says_connect(error: &(dyn Error + 'static)) -> bool {
+    let text = error.to_string();
+    text == "client error (Connect)" || text.starts_with("HTTP connect timeout occurred")
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::error::ConnectorError;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_connection_was_never_used_and_a_reset_one_may_have_been() {
+        for (kind, unused) in [
+            (ErrorKind::ConnectionRefused, true),
+            (ErrorKind::NetworkUnreachable, true),
+            (ErrorKind::ConnectionReset, false),
+            (ErrorKind::TimedOut, false),
+            (ErrorKind::BrokenPipe, false),
+        ] {
+            let error = ConnectorError::io(io::Error::from(kind).into());
+            assert_eq!(never_connected(&error), unused, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_says_of_its_connection_counts() {
+        assert!(never_connected(&io::Error::other("client error (Connect)")));
+        let timeout = "HTTP connect timeout occurred after 1s";
+        assert!(never_connected(&io::Error::other(timeout)));
+        assert!(!never_connected(&io::Error::other(
+            "client error (SendRequest)"
+        )));
+    }
+}

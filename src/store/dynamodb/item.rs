@@ -1,0 +1,319 @@
+//! Records as items, and items as records.
+
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::error::damaged;
+use super::payload::{HEAD_LENGTH, Head};
+use super::table::{Attribute, Item, Table};
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::fingerprint::Fingerprint;
+use crate::key::{KeyParts, RecordKey};
+use crate::record::{FencingToken, Held, Lease, Owner};
+
+pub(super) const IN_PROGRESS: &str = "INPROGRESS";
+pub(super) const COMPLETED: &str = "COMPLETED";
+/// The version of what is written here, the head of the answer included.
+pub(super) const FORMAT: u64 = 1;
+/// What the readable parts of a key are counted as where they are not at hand, in bytes.
+const KEY_PARTS: usize = 128;
+/// As much of each as is kept, in bytes.
+const LONGEST_KEY_PART: usize = 512;
+
+/// A record as its item has it.
+#[derive(Debug)]
+pub(super) enum Found {
+    InProgress(Lease),
+    Completed(Answered),
+}
+
+/// A completed record whose answer is still in its stored form.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) owner: Owner,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) created_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+    pub(super) head: Head,
+    pub(super) body: Body,
+}
+
+/// What comes after the head of an answer.
+#[derive(Debug)]
+pub(super) enum Body {
+    Inline(Vec<u8>),
+    Chunked { chunks: usize },
+}
+
+/// An item in the place of a record that is none of ours, or is damaged.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    why: String,
+    pub(super) status: Option<AttributeValue>,
+    pub(super) expiration: Option<AttributeValue>,
+    pub(super) in_progress_expiration: Option<AttributeValue>,
+}
+
+impl Found {
+    pub(super) fn held(&self) -> Held<'_> {
+        match self {
+            Self::InProgress(lease) => Held::InProgress(lease),
+            Self::Completed(answered) => Held::Completed {
+                fingerprint: answered.fingerprint,
+                expires_at: answered.expires_at,
+            },
+        }
+    }
+}
+
+impl Unreadable {
+    /// Whether its own times say that it is over, in the units of Powertools.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        let number = |value: &Option<AttributeValue>| value.as_ref().and_then(as_u64);
+        let Some(expiration) = number(&self.expiration) else {
+            return false;
+        };
+        let lease = number(&self.in_progress_expiration).unwrap_or(0);
+        Timestamp::from_micros(expiration.saturating_mul(1_000_000)) <= now
+            && Timestamp::from_millis(lease) < now
+    }
+}
+
+impl From<Box<Unreadable>> for StoreError {
+    fn from(unreadable: Box<Unreadable>) -> Self {
+        damaged(unreadable.why)
+    }
+}
+
+impl Table {
+    /// The item of a lease.
+    pub(super) fn item_of(&self, lease: &Lease, parts: &KeyParts<'_>) -> Item {
+        let mut item = self.key_of(self.id_of(&lease.key));
+        let attributes = [
+            (Attribute::Format, number(FORMAT)),
+            (Attribute::Status, string(IN_PROGRESS)),
+            (Attribute::Validation, binary(lease.fingerprint.as_bytes())),
+            (Attribute::Owner, binary(lease.owner.as_bytes())),
+            (Attribute::Token, number(lease.token.as_u64())),
+            (Attribute::Attempt, number(lease.attempt.into())),
+            (Attribute::CreatedAt, number(lease.created_at.as_micros())),
+            (Attribute::StartedAt, number(lease.started_at.as_micros())),
+            (Attribute::Deadline, number(lease.deadline.as_micros())),
+            (
+                Attribute::InProgressExpiration,
+                number(lease.deadline.as_micros().div_ceil(1_000)),
+            ),
+            (Attribute::ExpiresAt, number(lease.expires_at.as_micros())),
+            (
+                Attribute::Expiration,
+                seconds(lease.expires_at.max(lease.deadline)),
+            ),
+            (Attribute::KeyParts, readable(parts)),
+        ];
+        item.extend(
+            attributes.map(|(attribute, value)| (self.attribute(attribute).to_owned(), value)),
+        );
+        item
+    }
+
+    /// What a completed item takes beside its answer, in bytes; see [`KEY_PARTS`].
+    pub(super) fn bytes_beside_answer(&self, key: &RecordKey) -> usize {
+        let names: usize = Attribute::ALL
+            .into_iter()
+            .filter(|attribute| {
+                !matches!(
+                    attribute,
+                    Attribute::Deadline | Attribute::InProgressExpiration | Attribute::Chunks
+                )
+            })
+            .map(|attribute| self.attribute(attribute).len())
+            .sum();
+        let keys: usize = self
+            .key_of(self.id_of(key))
+            .iter()
+            .map(|(name, value)| name.len() + value.as_s().map_or(0, String::len))
+            .sum();
+        // In their order: fingerprint, owner, status, one number of 10 digits, four of 16, two of
+        // one digit, and the head.
+        let values = 32 + 16 + COMPLETED.len() + 6 + 4 * 9 + 2 * 2 + HEAD_LENGTH;
+        names - self.attribute(Attribute::Id).len() + keys + values + KEY_PARTS
+    }
+
+    /// Reads an item back.
+    pub(super) fn found(&self, key: &RecordKey, item: &Item) -> Result<Found, Box<Unreadable>> {
+        let reader = Reader { table: self, item };
+        reader.read(key).map_err(|problem| {
+            let attribute = |attribute| item.get(self.attribute(attribute)).cloned();
+            Box::new(Unreadable {
+                why: format!(
+                    "the item `{}` of the DynamoDB table `{}` {problem}",
+                    self.id_of(key),
+                    self.name
+                ),
+                status: attribute(Attribute::Status),
+                expiration: attribute(Attribute::Expiration),
+                in_progress_expiration: attribute(Attribute::InProgressExpiration),
+            })
+        })
+    }
+}
+
+/// Looks for the attributes of an item, and says what is wrong with them.
+struct Reader<'a> {
+    table: &'a Table,
+    item: &'a Item,
+}
+
+impl Reader<'_> {
+    fn read(&self, key: &RecordKey) -> Result<Found, String> {
+        self.check_format()?;
+        match self.text(Attribute::Status)? {
+            IN_PROGRESS => self.lease(key).map(Found::InProgress),
+            COMPLETED => self.answered().map(Found::Completed),
+            other => Err(format!("has the status `{other}`, which is not known here")),
+        }
+    }
+
+    fn check_format(&self) -> Result<(), String> {
+        let name = self.table.attribute(Attribute::Format);
+        if !self.item.contains_key(name) {
+            return Err(format!(
+                "was not written by this store: it has no attribute `{name}`"
+            ));
+        }
+        match self.number(Attribute::Format)? {
+            FORMAT => Ok(()),
+            other => Err(format!("is of format {other}, which is not known here")),
+        }
+    }
+
+    fn lease(&self, key: &RecordKey) -> Result<Lease, String> {
+        let attempt = self.number(Attribute::Attempt)?;
+        Ok(Lease {
+            key: *key,
+            fingerprint: self.fingerprint()?,
+            owner: self.owner()?,
+            token: FencingToken::from_u64(self.number(Attribute::Token)?),
+            attempt: u32::try_from(attempt).map_err(|_| self.no(Attribute::Attempt, "number"))?,
+            created_at: self.time(Attribute::CreatedAt)?,
+            started_at: self.time(Attribute::StartedAt)?,
+            deadline: self.time(Attribute::Deadline)?,
+            expires_at: self.time(Attribute::ExpiresAt)?,
+        })
+    }
+
+    fn answered(&self) -> Result<Answered, String> {
+        let data = self.bytes(Attribute::Data)?;
+        let (head, body) =
+            Head::split(data).map_err(|problem| format!("has data that {problem}"))?;
+        let body = if self
+            .item
+            .contains_key(self.table.attribute(Attribute::Chunks))
+        {
+            let chunks = self.number(Attribute::Chunks)?;
+            let chunks =
+                usize::try_from(chunks).map_err(|_| self.no(Attribute::Chunks, "number"))?;
+            Body::Chunked { chunks }
+        } else {
+            Body::Inline(body.to_vec())
+        };
+        Ok(Answered {
+            owner: self.owner()?,
+            fingerprint: self.fingerprint()?,
+            created_at: self.time(Attribute::CreatedAt)?,
+            expires_at: self.time(Attribute::ExpiresAt)?,
+            head,
+            body,
+        })
+    }
+
+    fn owner(&self) -> Result<Owner, String> {
+        let bytes = self.bytes(Attribute::Owner)?.try_into();
+        let bytes = bytes.map_err(|_| self.no(Attribute::Owner, "16 bytes"))?;
+        Ok(Owner::from_bytes(bytes))
+    }
+
+    fn fingerprint(&self) -> Result<Fingerprint, String> {
+        let bytes = self.bytes(Attribute::Validation)?.try_into();
+        let bytes = bytes.map_err(|_| self.no(Attribute::Validation, "32 bytes"))?;
+        Ok(Fingerprint::from_bytes(bytes))
+    }
+
+    fn time(&self, attribute: Attribute) -> Result<Timestamp, String> {
+        self.number(attribute).map(Timestamp::from_micros)
+    }
+
+    fn number(&self, attribute: Attribute) -> Result<u64, String> {
+        as_u64(self.value(attribute)?).ok_or_else(|| self.no(attribute, "number"))
+    }
+
+    fn text(&self, attribute: Attribute) -> Result<&str, String> {
+        let text = self.value(attribute)?.as_s();
+        text.map(String::as_str)
+            .map_err(|_| self.no(attribute, "string"))
+    }
+
+    fn bytes(&self, attribute: Attribute) -> Result<&[u8], String> {
+        let bytes = self.value(attribute)?.as_b();
+        bytes
+            .map(Blob::as_ref)
+            .map_err(|_| self.no(attribute, "binary"))
+    }
+
+    fn value(&self, attribute: Attribute) -> Result<&AttributeValue, String> {
+        let name = self.table.attribute(attribute);
+        let value = self.item.get(name);
+        value.ok_or_else(|| format!("has no attribute `{name}`"))
+    }
+
+    fn no(&self, attribute: Attribute, what: &str) -> String {
+        let name = self.table.attribute(attribute);
+        format!("has an attribute `{name}` that is not a {what} as it should be")
+    }
+}
+
+pub(super) fn string(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+pub(super) fn number(number: u64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+/// In seconds, rounded up, as the time to live of a table has it.
+pub(super) fn seconds(timestamp: Timestamp) -> AttributeValue {
+    number(timestamp.as_micros().div_ceil(1_000_000))
+}
+
+pub(super) fn binary(bytes: impl Into<Vec<u8>>) -> AttributeValue {
+    AttributeValue::B(Blob::new(bytes))
+}
+
+pub(super) fn as_u64(value: &AttributeValue) -> Option<u64> {
+    value.as_n().ok()?.parse().ok()
+}
+
+/// For people alone, so each is cut where it would make the item dear.
+fn readable(parts: &KeyParts<'_>) -> AttributeValue {
+    let all = [
+        ("namespace", parts.namespace),
+        ("scope", parts.scope.unwrap_or_default()),
+        ("method", parts.method),
+        ("target", parts.target),
+        ("key", parts.key),
+    ];
+    let present = all
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(name, text)| (name.to_owned(), string(cut(text))));
+    AttributeValue::M(present.collect())
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST_KEY_PART);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,294 @@
+//! A store of record for a fleet, in a DynamoDB table.
+
+mod admin;
+mod calls;
+mod chunks;
+mod claim;
+mod doubt;
+#[cfg(feature = "aws-config")]
+mod env;
+mod error;
+mod expression;
+mod fenced;
+mod item;
+mod payload;
+mod table;
+mod trouble;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+
+use self::item::Found;
+use self::table::{Layout, Table};
+use super::{Claim, Completion, Fenced, Release, Store};
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::key::RecordKey;
+use crate::record::{ClaimRequest, Lease, Record, has_lapsed};
+
+pub use self::table::Attribute;
+pub use self::trouble::TableError;
+
+/// A store of record for a fleet, in a DynamoDB table. Clones share the client and the table.
+///
+/// ```no_run
+/// use tower_idempotency::IdempotencyLayer;
+/// use tower_idempotency::store::DynamoDbStore;
+///
+/// # async fn start(config: &aws_sdk_dynamodb::Config) -> Result<(), Box<dyn std::error::Error>> {
+/// let config = config
+///     .to_builder()
+///     .timeout_config(DynamoDbStore::timeouts())
+///     .retry_config(DynamoDbStore::retries())
+///     .build();
+/// let client = aws_sdk_dynamodb::Client::from_conf(config);
+///
+/// let store = DynamoDbStore::new(client, "idempotency");
+/// store.check().await?;
+/// let layer: IdempotencyLayer<DynamoDbStore> = IdempotencyLayer::new(store);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Calls
+///
+/// A claim is one conditional write. If the condition does not hold, DynamoDB sends the record
+/// that is there back with its refusal, and the claim is decided by that.
+///
+/// | event | calls | write units |
+/// |---|---|---|
+/// | first request | 2 | 1, and 1 for each KB of the record with its answer |
+/// | replay, duplicate in flight, key reused | 1 | 1 for each KB of the record that is there |
+/// | orphan taken over | 2 | 2 |
+/// | renewal, every third of the lease while a run lasts | 1 | 1 |
+/// | release | 1 | 1 |
+/// | answer in `n` chunks: completed | `n` + 2 in all | 1 for each KB |
+/// | answer in chunks: replayed | 2 | 1; the chunks are read at 1 read unit for each 4 KB |
+///
+/// Reads are strongly consistent. Everything is decided by the times that the callers hand in
+/// and by those in the records; DynamoDB's time to live only clears away what has expired.
+///
+/// # What a million payments cost
+///
+/// On-demand billing in `us-east-1`, at 0.625 USD for a million write units (2026):
+///
+/// * The record without its answer takes some 350 to 450 bytes, so an answer of 200 bytes costs
+///   1 + 1 = 2 units: 1,000,000 × 2 × 0.625 / 1,000,000 = **1.25 USD**.
+/// * 10 KB of JSON are compressed to some 2.3 KB, which costs 1 + 3 = 4 units: **2.50 USD**.
+/// * If 5 of 100 are sent twice, and the second one reaches another process, that is 50,000
+///   refused claims more, at the size of their record: 0.03 USD for small answers, 0.09 USD for
+///   those of 10 KB.
+/// * Storage: a million payments in a month, kept for a day and deleted within two more, are
+///   100,000 records at a time, or 0.3 GB of 3 KB each, at 0.25 USD for 1 GB: 0.08 USD. What time
+///   to live deletes costs nothing.
+///
+/// Answers are compressed with zstd when that saves a write unit. The readable parts of the key
+/// in the record are counted as 128 bytes there, because an attempt does not know them any more
+/// when it completes. Answers that stay large are dear to replay from another process: a refused
+/// claim is billed like a write of the record. Only those of more than 400,000 bytes stand in
+/// chunks, which are read instead.
+///
+/// # The table
+///
+/// The partition key is the string `id`, and time to live goes by `expiration`:
+/// [`create_table`](Self::create_table) makes it, and [`check`](Self::check) says at start-up
+/// what is wrong with the one that is there. [`Attribute`] lists the attributes. The default
+/// names are those of AWS Lambda Powertools where there is one, so that a table which was made
+/// for it serves; [`rename`](Self::rename), [`sort_key`](Self::sort_key) and
+/// [`fixed_sort_key`](Self::fixed_sort_key) are for tables with other names and keys. The records
+/// themselves are not those of Powertools: one that it wrote under the id of a key is
+/// [`Damaged`](crate::StoreErrorKind::Damaged) until its `expiration`, and never counts as
+/// absent.
+///
+/// Records are up to [`MAX_ANSWER`](Self::MAX_ANSWER) large. What does not fit into an item
+/// stands in chunks beside it, which are written first; those of an attempt that did not come to
+/// its end are deleted by time to live. So are the chunks of a record that was removed.
+///
+/// Do not put the table behind DAX, and in a global table send all requests with a key to one
+/// region, unless the table is of multi-region strong consistency: elsewhere, DynamoDB does not
+/// compare before it writes.
+///
+/// # Permissions
+///
+/// ```json
+/// {
+///   "Version": "2012-10-17",
+///   "Statement": [{
+///     "Effect": "Allow",
+///     "Action": [
+///       "dynamodb:BatchGetItem",
+///       "dynamodb:DeleteItem",
+///       "dynamodb:DescribeTable",
+///       "dynamodb:DescribeTimeToLive",
+///       "dynamodb:GetItem",
+///       "dynamodb:PutItem",
+///       "dynamodb:UpdateItem"
+///     ],
+///     "Resource": "arn:aws:dynamodb:REGION:ACCOUNT:table/idempotency"
+///   }]
+/// }
+/// ```
+///
+/// The two that describe are for [`check`](Self::check) alone;
+/// [`create_table`](Self::create_table) needs `dynamodb:CreateTable` and
+/// `dynamodb:UpdateTimeToLive` as well.
+///
+/// # Errors
+///
+/// Whatever may pass is [`Unavailable`](crate::StoreErrorKind::Unavailable): no connection, no
+/// answer, throttling. A table that is missing, a permission that is missing and a request that
+/// is not valid are [`Unusable`](crate::StoreErrorKind::Unusable); an item that cannot be read,
+/// and a chunk that is missing or changed, are [`Damaged`](crate::StoreErrorKind::Damaged).
+/// [`may_have_been_applied`](StoreError::may_have_been_applied) looks at each try that the SDK
+/// made, not only at the last one. The SDK's error is the source.
+///
+/// Retries are the SDK's. A try that repeats one whose answer was lost finds its own record and
+/// gives what the first one would have given.
+///
+/// # Rust
+///
+/// The newest AWS crates need Rust 1.94.1. With an older one, from 1.88 on, let Cargo choose
+/// those that fit, as it does where `rust-version` is set and the edition is 2024.
+#[derive(Clone)]
+pub struct DynamoDbStore {
+    client: Client,
+    table: Arc<Table>,
+}
+
+impl DynamoDbStore {
+    /// The largest answer that it keeps, in bytes: 32 MiB.
+    pub const MAX_ANSWER: usize = 32 << 20;
+
+    /// A store in the table named `table`, or with this ARN, whose partition key is the string
+    /// `id` and which has no sort key.
+    pub fn new(client: Client, table: impl Into<String>) -> Self {
+        Self {
+            client,
+            table: Arc::new(Table::new(table.into())),
+        }
+    }
+
+    /// Gives an attribute another name than its [default name](Attribute::default_name). All
+    /// processes have to agree on the names, from the first record on.
+    #[must_use]
+    pub fn rename(self, attribute: Attribute, name: impl Into<String>) -> Self {
+        self.set(|table| table.rename(attribute, name.into()))
+    }
+
+    /// For a table with a sort key: the id of a record stands in the sort key `name`, and every
+    /// record has the partition key `partition_value`, as Powertools does it.
+    ///
+    /// All records then share one partition, which takes 1,000 write units a second at most:
+    /// some 400 to 500 first requests. Where there may be more, prefer
+    /// [`fixed_sort_key`](Self::fixed_sort_key).
+    #[must_use]
+    pub fn sort_key(self, name: impl Into<String>, partition_value: impl Into<String>) -> Self {
+        self.set(|table| {
+            table.layout = Layout::Sort {
+                name: name.into(),
+                partition_value: partition_value.into(),
+            };
+        })
+    }
+
+    /// For a table with a sort key: the id of a record stands in the partition key, and every
+    /// record has the sort key `value` under `name`. Records spread over all partitions.
+    #[must_use]
+    pub fn fixed_sort_key(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.set(|table| {
+            table.layout = Layout::PartitionAndFixedSort {
+                name: name.into(),
+                value: value.into(),
+            };
+        })
+    }
+
+    /// Puts `prefix` before each id, such as `idempotency#`, to tell it from other items of a
+    /// shared table.
+    #[must_use]
+    pub fn id_prefix(self, prefix: impl Into<String>) -> Self {
+        self.set(|table| table.prefix = prefix.into())
+    }
+
+    /// Timeouts for the client: 1 s to connect, 1.5 s for a try, and 4 s for a call with all its
+    /// tries, less than the layer waits for a store by default. The SDK has none of its own but
+    /// for the first.
+    pub fn timeouts() -> TimeoutConfig {
+        TimeoutConfig::builder()
+            .connect_timeout(Duration::from_secs(1))
+            .operation_attempt_timeout(Duration::from_millis(1_500))
+            .operation_timeout(Duration::from_secs(4))
+            .build()
+    }
+
+    /// Retries for the client: up to 3 tries in the SDK's standard mode, after pauses that are
+    /// left to chance and grow from 50 ms, also when DynamoDB throttles.
+    pub fn retries() -> RetryConfig {
+        RetryConfig::standard()
+            .with_max_attempts(3)
+            .with_initial_backoff(Duration::from_millis(50))
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Table)) -> Self {
+        change(Arc::make_mut(&mut self.table));
+        self
+    }
+}
+
+impl fmt::Debug for DynamoDbStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DynamoDbStore")
+            .field("table", &self.table.name)
+            .field("layout", &self.table.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for DynamoDbStore {
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        self.claim_in_rounds(request).await
+    }
+
+    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+        self.move_deadline(lease, deadline).await
+    }
+
+    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+        self.record(lease, completion).await
+    }
+
+    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+        match release {
+            Release::Free => self.free(lease).await,
+            Release::Orphan => self.move_deadline(lease, Timestamp::EPOCH).await,
+        }
+    }
+
+    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+        let Some(item) = self.read(key).await? else {
+            return Ok(None);
+        };
+        match self.table.found(key, &item) {
+            Ok(Found::InProgress(lease)) => {
+                let forgotten = has_lapsed(&lease, now, Duration::ZERO) && lease.expires_at <= now;
+                Ok((!forgotten).then_some(Record::InProgress(lease)))
+            }
+            Ok(Found::Completed(answered)) if answered.expires_at <= now => Ok(None),
+            Ok(Found::Completed(answered)) => {
+                let completed = self.completed(key, answered).await?;
+                Ok(Some(Record::Completed(completed)))
+            }
+            Err(unreadable) if unreadable.is_over(now) => Ok(None),
+            Err(unreadable) => Err(unreadable.into()),
+        }
+    }
+
+    async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.delete_any(key).await
+    }
+}

@@ -1,0 +1,257 @@
+//! DynamoDB's verdict against the function that decides claims.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio::runtime::Runtime;
+use tower_idempotency::record::{ClaimRequest, Completed, Decision, Held, Lease, decide};
+use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Store};
+use tower_idempotency::{Fingerprint, Timestamp};
+
+use crate::support::{Claimer, Dynamo, SKEW, START};
+
+/// What there is before the claim; times from the start of the test's clock.
+#[derive(Clone, Debug)]
+enum Before {
+    Nothing,
+    InProgress(Attempt),
+    Completed { attempt: Attempt, expires: Duration },
+}
+
+/// Claimed so long after the start, as so many attempts, until so long after the start.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    claimed: Duration,
+    attempts: u32,
+    deadline: Option<Duration>,
+    expires: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Drawn {
+    now: Duration,
+    same_owner: bool,
+    same_fingerprint: bool,
+    take_over: bool,
+}
+
+/// Few moments, and the microseconds around them, so that times meet.
+fn moment() -> impl Strategy<Value = Duration> {
+    within(2..8)
+}
+
+/// Mostly after the moment of the claim.
+fn expiry() -> impl Strategy<Value = Duration> {
+    within(4..16)
+}
+
+fn within(seconds: Range<u64>) -> impl Strategy<Value = Duration> {
+    let around = prop_oneof![Just(0_u64), Just(1), Just(999), Just(1_000)];
+    (seconds, around)
+        .prop_map(|(seconds, micros)| Duration::from_secs(seconds) + Duration::from_micros(micros))
+}
+
+fn attempt() -> impl Strategy<Value = Attempt> {
+    let deadline = prop_oneof![
+        1 => Just(None),
+        6 => moment().prop_map(Some),
+    ];
+    (moment(), 1_u32..3, deadline, expiry()).prop_map(|(claimed, attempts, deadline, expires)| {
+        Attempt {
+            claimed,
+            attempts,
+            deadline,
+            expires,
+        }
+    })
+}
+
+fn before() -> impl Strategy<Value = Before> {
+    prop_oneof![
+        1 => Just(Before::Nothing),
+        6 => attempt().prop_map(Before::InProgress),
+        4 => (attempt(), expiry()).prop_map(|(attempt, expires)| Before::Completed { attempt, expires }),
+    ]
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    // The clock skew of 2 s goes on top of a deadline.
+    let now = (moment(), prop_oneof![Just(Duration::ZERO), Just(SKEW)]);
+    let rarely = prop::bool::weighted(0.2);
+    let mostly = prop::bool::weighted(0.8);
+    (now, rarely, mostly, any::<bool>()).prop_map(
+        |((now, skew), same_owner, same_fingerprint, take_over)| Drawn {
+            now: now + skew,
+            same_owner,
+            same_fingerprint,
+            take_over,
+        },
+    )
+}
+
+/// The record that [`Before`] stands for, as it was written.
+enum Written {
+    Nothing,
+    InProgress(Lease),
+    Completed(Completed),
+}
+
+async fn write(store: &DynamoDbStore, first: &Claimer, before: &Before) -> Written {
+    let attempt = match before {
+        Before::Nothing => return Written::Nothing,
+        Before::InProgress(attempt) | Before::Completed { attempt, .. } => attempt,
+    };
+    let mut lease = in_progress(store, first, attempt).await;
+    let Before::Completed { expires, .. } = before else {
+        return Written::InProgress(lease);
+    };
+    let completed = Completed {
+        fingerprint: lease.fingerprint,
+        payload: "answer".into(),
+        created_at: lease.created_at,
+        expires_at: START.plus(*expires),
+    };
+    lease.deadline = Timestamp::EPOCH;
+    let completion = tower_idempotency::store::Completion {
+        payload: completed.payload.clone(),
+        now: START,
+        expires_at: completed.expires_at,
+    };
+    let fenced = store.complete(&lease, &completion).await;
+    assert!(matches!(fenced, Ok(Fenced::Applied)), "{fenced:?}");
+    Written::Completed(completed)
+}
+
+async fn in_progress(store: &DynamoDbStore, first: &Claimer, attempt: &Attempt) -> Lease {
+    for _ in 1..attempt.attempts {
+        let lease = first.other().acquires(store).await;
+        let orphaned = store.renew(&lease, Timestamp::EPOCH).await;
+        assert!(matches!(orphaned, Ok(Fenced::Applied)), "{orphaned:?}");
+    }
+    let claimer = Claimer {
+        now: START.plus(attempt.claimed),
+        retention: attempt.expires.saturating_sub(attempt.claimed),
+        ..first.clone()
+    };
+    let mut lease = claimer.acquires(store).await;
+    lease.deadline = match attempt.deadline {
+        Some(deadline) => START.plus(deadline),
+        None => Timestamp::EPOCH,
+    };
+    let renewed = store.renew(&lease, lease.deadline).await;
+    assert!(matches!(renewed, Ok(Fenced::Applied)), "{renewed:?}");
+    lease
+}
+
+/// Whether the store gave what was decided, down to the microsecond.
+fn agrees(decision: Decision, claim: &Claim, before: &Written, claimer: &Claimer) -> bool {
+    match (decision, claim, before) {
+        (
+            Decision::Acquire {
+                token,
+                attempt,
+                created_at,
+            },
+            Claim::Acquired(lease),
+            _,
+        ) => {
+            lease.token == token
+                && lease.attempt == attempt
+                && lease.created_at == created_at
+                && lease.owner == claimer.owner
+                && lease.deadline == claimer.now.plus(claimer.lease)
+        }
+        (Decision::Own, Claim::Acquired(lease), Written::InProgress(held)) => lease == held,
+        (Decision::Replay, Claim::Completed(given), Written::Completed(held)) => given == held,
+        (
+            Decision::InProgress,
+            Claim::InProgress {
+                started_at,
+                deadline,
+                ..
+            },
+            Written::InProgress(held),
+        ) => *started_at == held.started_at && *deadline == held.deadline,
+        (Decision::Orphaned, Claim::Orphaned, _) | (Decision::Reused, Claim::Reused, _) => true,
+        _ => false,
+    }
+}
+
+/// How many calls the claim should have taken.
+fn calls_for(decision: Decision, before: &Written) -> usize {
+    match (decision, before) {
+        (Decision::Acquire { .. }, Written::InProgress(_)) => 2,
+        _ => 1,
+    }
+}
+
+async fn check(dynamo: &Dynamo, store: &DynamoDbStore, before: &Before, drawn: Drawn) {
+    let first = Claimer::new();
+    let written = write(store, &first, before).await;
+    dynamo.wire.calls();
+    let mut claimer = Claimer {
+        now: START.plus(drawn.now),
+        take_over: drawn.take_over,
+        ..first.other()
+    };
+    if drawn.same_owner {
+        claimer.owner = first.owner;
+    }
+    if !drawn.same_fingerprint {
+        claimer.fingerprint = Fingerprint::of(["amount=1300"]);
+    }
+    let decision = decide_by(&written, &claimer);
+    let claim = claimer.claims(store).await.expect("a claim succeeds");
+    assert!(
+        agrees(decision, &claim, &written, &claimer),
+        "decided {decision:?}, given {claim:?}"
+    );
+    assert_eq!(dynamo.wire.calls().len(), calls_for(decision, &written));
+}
+
+fn decide_by(written: &Written, claimer: &Claimer) -> Decision {
+    let held = match written {
+        Written::Nothing => None,
+        Written::InProgress(lease) => Some(Held::InProgress(lease)),
+        Written::Completed(completed) => Some(Held::Completed {
+            fingerprint: completed.fingerprint,
+            expires_at: completed.expires_at,
+        }),
+    };
+    let parts = claimer.key.parts();
+    let request = ClaimRequest {
+        key: claimer.key.record_key(),
+        parts: &parts,
+        fingerprint: claimer.fingerprint,
+        owner: claimer.owner,
+        now: claimer.now,
+        lease: claimer.lease,
+        retention: claimer.retention,
+        clock_skew: SKEW,
+        take_over: claimer.take_over,
+        wants_waiter: false,
+    };
+    decide(held, &request)
+}
+
+#[test]
+fn dynamodb_gives_what_is_decided() {
+    let runtime = Runtime::new().expect("a runtime starts");
+    let dynamo = runtime.block_on(Dynamo::in_memory());
+    let store = runtime.block_on(dynamo.store());
+    let mut runner = TestRunner::new(Config {
+        cases: 400,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let cases = (before(), drawn());
+    let result = runner.run(&cases, |(before, drawn)| {
+        runtime.block_on(check(&dynamo, &store, &before, drawn));
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The DynamoDB store, on a DynamoDB in the process.
+
+mod answers;
+mod calls;
+mod conformance;
+mod decision;
+mod faults;
+mod foreign;
+mod support;
+mod table;
+mod wire;
