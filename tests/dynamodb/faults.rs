@@ -117,7 +117,7 @@ async fn an_end_whose_answer_is_lost_is_found_by_the_sdks_own_retry() {
         dynamo.wire.fail_next(operation, Fault::AnswerLost);
         let fenced = end.on(&store, &lease).await;
         assert!(matches!(fenced, Ok(Fenced::Applied)), "{end:?}: {fenced:?}");
-        assert_eq!(dynamo.wire.calls(), [operation, operation]);
+        assert_eq!(dynamo.wire.calls()[..2], [operation, operation]);
         assert!(end.is_found(&store, &first).await, "{end:?}");
     }
 }
@@ -318,14 +318,30 @@ async fn a_holder_that_renews_in_the_middle_of_a_takeover_keeps_its_lease() {
     completes(&store, &lease, "answer").await;
 }
 
+/// Some emulators do not send it along, whatever they are asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_emulator_that_does_not_tell_the_old_item_is_asked_for_it() {
+async fn an_item_that_does_not_come_with_a_refusal_is_read() {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
+    let silent = Fault::Answered(400, "ConditionalCheckFailedException");
+    for (end, operation) in ENDS {
+        let first = Claimer::new();
+        let lease = first.acquires(&store).await;
+        dynamo.wire.fail_next("PutItem", silent);
+        let in_flight = first.other().claims(&store).await;
+        assert!(matches!(in_flight, Ok(Claim::InProgress { .. })));
+        dynamo.wire.fail_next(operation, silent);
+        let fenced = end.on(&store, &lease).await;
+        assert!(
+            matches!(fenced, Ok(Fenced::LeaseLost(None))),
+            "{end:?}: {fenced:?}"
+        );
+    }
     let first = Claimer::new();
     let lease = first.acquires(&store).await;
     completes(&store, &lease, "answer").await;
-    let silent = Fault::Answered(400, "ConditionalCheckFailedException");
     dynamo.wire.fail_next("PutItem", silent);
     assert_eq!(first.other().is_answered(&store).await, "answer");
+    dynamo.wire.fail_next("UpdateItem", silent);
+    completes(&store, &lease, "answer").await;
 }

@@ -4,6 +4,7 @@ mod answers;
 mod calls;
 mod conformance;
 mod decision;
+mod env;
 mod faults;
 mod foreign;
 mod support;

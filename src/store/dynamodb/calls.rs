@@ -17,7 +17,8 @@ use crate::key::RecordKey;
 #[derive(Debug)]
 pub(super) enum Verdict {
     Applied,
-    /// The condition did not hold for the item that is there.
+    /// The condition did not hold for this item. None: there was no item, or this DynamoDB, an
+    /// emulator, does not show it.
     Refused(Option<Item>),
 }
 
@@ -148,6 +149,19 @@ impl DynamoDbStore {
             .await
             .map(|output| output.item)
             .map_err(|error| self.call("GetItem").failed(error))
+    }
+
+    /// The item that refused a write: `seen` if it came with the refusal, as it does from
+    /// DynamoDB itself, or what is there now.
+    pub(super) async fn refuser(
+        &self,
+        key: &RecordKey,
+        seen: Option<Item>,
+    ) -> Result<Option<Item>, StoreError> {
+        match seen {
+            Some(item) => Ok(Some(item)),
+            None => self.read(key).await,
+        }
     }
 
     pub(super) fn call(&self, operation: &'static str) -> Call<'_> {

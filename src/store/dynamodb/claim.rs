@@ -34,9 +34,7 @@ impl DynamoDbStore {
             let item = self.table.item_of(&bid.lease, request.parts);
             let seen = match self.put(item, bid.condition).await? {
                 Verdict::Applied => return Ok(Claim::Acquired(bid.lease)),
-                // It went away meanwhile, or this DynamoDB does not show it.
-                Verdict::Refused(None) => self.read(request.key).await?,
-                Verdict::Refused(seen) => seen,
+                Verdict::Refused(seen) => self.refuser(request.key, seen).await?,
             };
             bid = match seen {
                 None => Bid::on_free_key(request)?,

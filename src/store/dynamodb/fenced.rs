@@ -23,7 +23,10 @@ impl DynamoDbStore {
         let update = set_deadline(lease, deadline);
         match self.update(&lease.key, update, is_held_by(lease)).await? {
             Verdict::Applied => Ok(Fenced::Applied),
-            Verdict::Refused(seen) => self.lost(lease, seen).await,
+            Verdict::Refused(seen) => {
+                let seen = self.refuser(&lease.key, seen).await?;
+                self.lost(lease, seen).await
+            }
         }
     }
 
@@ -46,18 +49,24 @@ impl DynamoDbStore {
         };
         match self.update(&lease.key, update, is_held_by(lease)).await? {
             Verdict::Applied => Ok(Fenced::Applied),
-            Verdict::Refused(seen) if self.is_repeat(lease, completion, seen.as_ref()) => {
-                Ok(Fenced::Applied)
+            Verdict::Refused(seen) => {
+                let seen = self.refuser(&lease.key, seen).await?;
+                if self.is_repeat(lease, completion, seen.as_ref()) {
+                    return Ok(Fenced::Applied);
+                }
+                self.lost(lease, seen).await
             }
-            Verdict::Refused(seen) => self.lost(lease, seen).await,
         }
     }
 
     pub(super) async fn free(&self, lease: &Lease) -> Result<Fenced, StoreError> {
         match self.delete(&lease.key, is_held_by(lease)).await? {
-            // A key that is free already is as it was to be: this may repeat an own release.
-            Verdict::Applied | Verdict::Refused(None) => Ok(Fenced::Applied),
-            Verdict::Refused(seen) => self.lost(lease, seen).await,
+            Verdict::Applied => Ok(Fenced::Applied),
+            Verdict::Refused(seen) => match self.refuser(&lease.key, seen).await? {
+                // A key that is free already is as it was to be: this may repeat an own release.
+                None => Ok(Fenced::Applied),
+                seen => self.lost(lease, seen).await,
+            },
         }
     }
 
