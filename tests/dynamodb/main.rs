@@ -9,4 +9,5 @@ mod faults;
 mod foreign;
 mod support;
 mod table;
+mod tiered;
 mod wire;
