@@ -1,0 +1,153 @@
+use std::thread;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::fingerprint::Fingerprint;
+use crate::key::KeyParts;
+use crate::record::Owner;
+
+const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+fn claim(store: &MemoryStore, number: u64, now: Timestamp) -> Result<Claim, StoreError> {
+    with_request(number, now, |request| store.claim_now(request))
+}
+
+fn with_request<T>(number: u64, now: Timestamp, then: impl Fn(&ClaimRequest<'_>) -> T) -> T {
+    let text = number.to_string();
+    let parts = KeyParts {
+        key: &text,
+        ..KeyParts::default()
+    };
+    then(&ClaimRequest {
+        key: &parts.record_key(),
+        parts: &parts,
+        fingerprint: Fingerprint::of(["same"]),
+        owner: Owner::new(now).expect("the operating system gives random bytes"),
+        now,
+        lease: Duration::from_secs(30),
+        retention: HOUR,
+        clock_skew: Duration::ZERO,
+        take_over: true,
+        wants_waiter: false,
+    })
+}
+
+fn acquire(store: &MemoryStore, number: u64, now: Timestamp) -> Lease {
+    match claim(store, number, now) {
+        Ok(Claim::Acquired(lease)) => lease,
+        other => panic!("the key was not acquired but {other:?}"),
+    }
+}
+
+fn complete(store: &MemoryStore, lease: &Lease, size: usize, retention: Duration) {
+    let completion = Completion {
+        payload: Bytes::from(vec![0; size]),
+        now: lease.started_at,
+        expires_at: lease.started_at.plus(retention),
+    };
+    let mut done = std::pin::pin!(store.complete(lease, &completion));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(done.as_mut().poll(&mut context).is_ready());
+}
+
+#[test]
+fn no_claim_slips_between_a_lease_and_its_answer() {
+    let store = MemoryStore::new();
+    let lease = acquire(&store, 1, START);
+    let second = with_request(1, START, |request| {
+        // The run ends after the claim has found no answer, and before it has the lock.
+        let completions = store.shard(request.key).completions.load(Ordering::Acquire);
+        assert!(store.answered(request).is_none());
+        complete(&store, &lease, 0, HOUR);
+        store.claim_unanswered(request, completions)
+    });
+    assert!(matches!(second, Ok(Claim::Completed(_))), "{second:?}");
+}
+
+#[test]
+fn a_full_store_refuses_new_keys_and_forgets_none() {
+    let store = MemoryStore::with_capacity(20_000);
+    let mut held = 0;
+    let refused = loop {
+        match claim(&store, held, START) {
+            Ok(Claim::Acquired(lease)) => complete(&store, &lease, 500, HOUR),
+            other => break other,
+        }
+        held += 1;
+        assert!(held < 100, "it holds more than it may");
+    };
+    let error = refused.expect_err("the store is full");
+    assert_eq!(error.kind(), StoreErrorKind::Full);
+    assert!(held >= 20, "it holds {held}");
+    for number in 0..held {
+        let replay = claim(&store, number, START);
+        assert!(matches!(replay, Ok(Claim::Completed(_))), "{replay:?}");
+    }
+}
+
+#[test]
+fn records_in_progress_count_too() {
+    let store = MemoryStore::with_capacity(10 * IN_PROGRESS_WEIGHT);
+    let leases: Vec<_> = (0..10)
+        .map(|number| acquire(&store, number, START))
+        .collect();
+    let refused = claim(&store, 10, START).expect_err("the store is full");
+    assert_eq!(refused.kind(), StoreErrorKind::Full);
+    let duplicate = claim(&store, 0, START);
+    assert!(matches!(duplicate, Ok(Claim::InProgress { .. })));
+    assert!(leases.len() == 10);
+}
+
+#[test]
+fn there_is_room_again_when_answers_have_expired() {
+    let store = MemoryStore::with_capacity(5_000);
+    let moment = Duration::from_millis(1);
+    for number in 0..200 {
+        // moka frees memory by its own clock; how soon it does is for it to say.
+        for _ in 0..1_000_000 {
+            match claim(&store, number, START) {
+                Ok(Claim::Acquired(lease)) => {
+                    complete(&store, &lease, 500, moment);
+                    break;
+                }
+                Err(error) => assert_eq!(error.kind(), StoreErrorKind::Full),
+                Ok(other) => panic!("the key was not acquired but {other:?}"),
+            }
+            thread::yield_now();
+        }
+    }
+    assert!(
+        claim(&store, 199, START).is_ok(),
+        "the last one got its room"
+    );
+}
+
+#[test]
+fn orphans_that_nobody_asks_for_are_cleared_away_in_time() {
+    let store = MemoryStore::new();
+    let orphans = 80 * SHARDS as u64;
+    for number in 0..orphans {
+        acquire(&store, number, START);
+    }
+    let later = START.plus(HOUR * 2);
+    for number in orphans..orphans * 3 {
+        acquire(&store, number, later);
+    }
+    let in_progress = store.inner.in_progress.load(Ordering::Relaxed);
+    assert_eq!(in_progress, orphans * 2);
+}
+
+#[test]
+fn a_near_tier_makes_room() {
+    let store = MemoryStore::evicting(20_000);
+    for number in 0..1_000 {
+        let lease = acquire(&store, number, START);
+        complete(&store, &lease, 500, HOUR);
+    }
+    store.inner.completed.run_pending_tasks();
+    assert!(store.inner.completed.weighted_size() <= 20_000);
+    let newest = claim(&store, 999, START);
+    assert!(matches!(newest, Ok(Claim::Completed(_))), "{newest:?}");
+}
