@@ -106,7 +106,8 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
         claim
     }
 
-    /// Keeps an answer near. That it cannot be kept is no fault.
+    /// Keeps an answer near in the place of the key that is held there. If it cannot be kept, the
+    /// key is let go, and the far tier is asked next time.
     async fn cache(&self, held: &Lease, completed: &Completed, now: Timestamp) {
         let until = now.plus(self.near_lifetime).min(completed.expires_at);
         let near = Completion {
@@ -120,6 +121,7 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
         };
         if let Err(error) = self.near.complete(&held, &near).await {
             debug!(%error, "an answer was not kept in the near tier");
+            self.forget(&held).await;
         }
     }
 

@@ -329,6 +329,21 @@ async fn a_near_tier_that_fails_is_a_miss() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_kept_near_is_asked_for_again() {
+    let far = shared();
+    let near = std::sync::Arc::new(FaultStore::new(MemoryStore::new()));
+    let here = on(Tiered::new(std::sync::Arc::clone(&near), Far::clone(&far)));
+    let work = Work::quick();
+    near.fail_always(Call::Complete, Fault::Refused);
+    assert!(matches!(work.under(&here).await, Ok(Ran::Executed(1))));
+    for _ in 0..2 {
+        let replay = work.under(&here).await;
+        assert!(matches!(replay, Ok(Ran::Replayed(1))), "{replay:?}");
+    }
+    assert_eq!(calls(&far), [(Call::Claim, 3), (Call::Complete, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_small_near_tier_forgets_and_asks() {
     let far = shared();
     let here = on(MemoryStore::with_capacity(1).over(Far::clone(&far)));
