@@ -79,8 +79,10 @@ pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
 /// the highest token it has seen and refuse lower ones, so that an attempt which lost its lease
 /// does no harm there either.
 ///
-/// Tokens start at the time of the first claim, in microseconds since the Unix epoch, so that
-/// they go on growing after a record has expired.
+/// While a record is there, each attempt at it gets a higher token than the one before, whatever
+/// the clocks say. Tokens start at the time of the claim, in microseconds since the Unix epoch, so
+/// that they go on growing after a record was forgotten, unless the claimers' clocks went back in
+/// between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 

@@ -8,35 +8,8 @@
 //! embedded and keeps its data in a file, so a restart keeps the keys; `--endpoint-url` names
 //! another one, which several servers may share, if they share the `--ledger`, too.
 //!
-//! Sent twice, this charges once. The second answer is the first one's, and says so:
-//!
-//! ```text
-//! $ curl -i http://127.0.0.1:3000/v1/charges -H 'Idempotency-Key: order-1432' \
-//!     -d amount=2000 -d currency=usd -d source=tok_visa
-//! HTTP/1.1 200 OK
-//! content-type: application/json
-//! idempotent-replayed: true
-//! content-length: 300
-//! date: Sat, 21 Nov 2026 10:08:00 GMT
-//!
-//! {"id":"ch_0000000000000001","object":"charge","amount":2000,"amount_captured":2000,"captured":true,"created":1795255680,"currency":"usd","description":null,"livemode":false,"metadata":{},"paid":true,"payment_method_details":{"card":{"brand":"visa","last4":"4242"},"type":"card"},"status":"succeeded"}
-//! ```
-//!
-//! This takes two seconds. Sent again after one, it is refused until the first has its answer;
-//! with `--wait 5`, it waits for that answer instead:
-//!
-//! ```text
-//! $ curl -i http://127.0.0.1:3000/v1/charges -H 'Idempotency-Key: order-1433' \
-//!     -d amount=2000 -d currency=usd -d source=tok_slow
-//! HTTP/1.1 409 Conflict
-//! content-type: application/json
-//! stripe-should-retry: true
-//! retry-after: 2
-//! content-length: 154
-//! date: Sat, 21 Nov 2026 10:08:01 GMT
-//!
-//! {"error":{"type":"invalid_request_error","code":"idempotency_key_in_use","message":"the first request with this idempotency key is still being executed"}}
-//! ```
+//! The README shows a charge that is sent twice, and one that is sent again while it runs; with
+//! `--wait 5`, the second one waits for its answer instead of being refused.
 //!
 //! What can be charged, after Stripe's test tokens:
 //!

@@ -36,7 +36,8 @@ impl Attempt {
         &self.key
     }
 
-    /// The fencing token: higher than that of every attempt at the key before.
+    /// The fencing token, which grows from attempt to attempt; see [`FencingToken`] for how far
+    /// that goes.
     pub const fn token(&self) -> FencingToken {
         self.token
     }
@@ -57,7 +58,7 @@ impl Attempt {
     }
 }
 
-/// The result of [`Executor::run`].
+/// The result of [`Executor::run`](crate::Executor::run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ran<T> {
     /// The work was done now.
@@ -75,7 +76,7 @@ impl<T> Ran<T> {
     }
 }
 
-/// Why [`Executor::run`] has no result.
+/// Why [`Executor::run`](crate::Executor::run) has no result.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<E> {
