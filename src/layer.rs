@@ -291,6 +291,13 @@ impl<St: Store> IdempotencyLayer<St> {
         self.with(|executor| executor.clock_skew(clock_skew))
     }
 
+    /// See [`Executor::answer_unrecorded`]. Default: `true`; with `false`, a client is refused with
+    /// 503 `not-recorded` until the store has its answer.
+    #[must_use]
+    pub fn answer_unrecorded(self, answer_unrecorded: bool) -> Self {
+        self.with(|executor| executor.answer_unrecorded(answer_unrecorded))
+    }
+
     /// See [`Executor::max_execution`]. Default: `None`.
     #[must_use]
     pub fn max_execution(self, max_execution: impl Into<Option<Duration>>) -> Self {

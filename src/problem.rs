@@ -35,8 +35,14 @@ pub enum RefusalReason {
     InvalidKey,
     /// <a id="key-reused"></a>422 `key-reused`: the key belongs to another request. A new request needs a new key.
     KeyReused,
+    /// <a id="lease-lost"></a>409 `lease-lost`: the operation was carried out, but its lease was lost meanwhile, so that
+    /// another run has the say about the outcome. Try again with the same key.
+    LeaseLost,
     /// <a id="missing-key"></a>400 `missing-key`: a key is required.
     MissingKey,
+    /// <a id="not-recorded"></a>503 `not-recorded`: the operation was carried out, but its answer is not recorded yet,
+    /// and not given before that. Try again with the same key.
+    NotRecorded,
     /// <a id="outcome-unknown"></a>409 `outcome-unknown`: a run under the key ended without an outcome, and is not repeated.
     OutcomeUnknown,
     /// <a id="request-too-large"></a>413 `request-too-large`: the request body is longer than the layer may buffer.
@@ -63,7 +69,9 @@ impl RefusalReason {
             Self::InProgress => "in-progress",
             Self::InvalidKey => "invalid-key",
             Self::KeyReused => "key-reused",
+            Self::LeaseLost => "lease-lost",
             Self::MissingKey => "missing-key",
+            Self::NotRecorded => "not-recorded",
             Self::OutcomeUnknown => "outcome-unknown",
             Self::RequestTooLarge => "request-too-large",
             Self::ResponseNotStored => "response-not-stored",
@@ -80,12 +88,12 @@ impl RefusalReason {
             Self::InvalidKey | Self::MissingKey | Self::UnreadableRequest => {
                 StatusCode::BAD_REQUEST
             }
-            Self::InProgress | Self::OutcomeUnknown | Self::ResponseNotStored => {
+            Self::InProgress | Self::LeaseLost | Self::OutcomeUnknown | Self::ResponseNotStored => {
                 StatusCode::CONFLICT
             }
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => {
+            Self::NotRecorded | Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -99,7 +107,9 @@ impl RefusalReason {
             Self::InProgress => "A request is outstanding for this Idempotency-Key",
             Self::InvalidKey => "Idempotency-Key is malformed",
             Self::KeyReused => "Idempotency-Key is already used",
+            Self::LeaseLost => "The outcome of this operation is being decided",
             Self::MissingKey => "Idempotency-Key is missing",
+            Self::NotRecorded => "The outcome of this operation is not recorded yet",
             Self::OutcomeUnknown => "The outcome of this operation is not known",
             Self::RequestTooLarge => "The request body is too large",
             Self::ResponseNotStored => "The response to this operation was not stored",
@@ -116,6 +126,8 @@ impl RefusalReason {
         matches!(
             self,
             Self::InProgress
+                | Self::LeaseLost
+                | Self::NotRecorded
                 | Self::ShuttingDown
                 | Self::StoreUnavailable
                 | Self::TooManyRuns
@@ -267,8 +279,10 @@ impl RefusalReason {
             Self::ResponseNotStored => ALREADY_EXISTS,
             Self::RequestTooLarge => RESOURCE_EXHAUSTED,
             Self::OutcomeUnknown => FAILED_PRECONDITION,
-            Self::InProgress | Self::UnreadableRequest => ABORTED,
-            Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => UNAVAILABLE,
+            Self::InProgress | Self::LeaseLost | Self::UnreadableRequest => ABORTED,
+            Self::NotRecorded | Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => {
+                UNAVAILABLE
+            }
         }
     }
 }
@@ -321,6 +335,16 @@ impl From<Conflict> for Refusal {
             Conflict::OutcomeUnknownYet => (
                 RefusalReason::OutcomeUnknown,
                 "an earlier request with this idempotency key ended without an outcome; whether it was carried out could not be found out yet",
+                Some(Duration::from_secs(1)),
+            ),
+            Conflict::LeaseLost => (
+                RefusalReason::LeaseLost,
+                "the operation was carried out, but it lost its lease meanwhile; its outcome is the one that is recorded under this idempotency key",
+                Some(Duration::from_secs(1)),
+            ),
+            Conflict::NotRecorded => (
+                RefusalReason::NotRecorded,
+                "the operation was carried out, but its answer is not recorded yet; ask again for it",
                 Some(Duration::from_secs(1)),
             ),
             Conflict::Reused => (

@@ -126,6 +126,13 @@ impl<St: Store> Executor<St> {
                     self.undo(&held.lease).await;
                     return Begun::Refused(Conflict::Left);
                 }
+                // Stopped for longer than its lease, before its work began: another may have begun.
+                Claimed::Begun(Begun::Held(held)) if held.lease.deadline <= self.now() => {
+                    self.undo(&held.lease).await;
+                    return Begun::Refused(Conflict::InProgress {
+                        retry_after: Duration::from_secs(1),
+                    });
+                }
                 Claimed::Begun(Begun::Held(held)) => {
                     return self.reconcile_if_orphaned(held, &claimant.key).await;
                 }
@@ -170,12 +177,16 @@ impl<St: Store> Executor<St> {
                     .bounded(self.shared.store.complete(&held.lease, &completion))
                     .await
                 {
+                    Ok(Fenced::Applied) => Begun::Completed(completed),
                     Ok(Fenced::LeaseLost(Some(recorded))) => Begun::Completed(recorded),
-                    Ok(_) => Begun::Completed(completed),
+                    Ok(Fenced::LeaseLost(None)) => Begun::Refused(Conflict::LeaseLost),
                     Err(error) => {
-                        // The answer is known; the next request finds it again.
+                        // The next request asks again.
                         warn!(record = %held.lease.key, %error, "a reconciled answer was not recorded");
-                        Begun::Completed(completed)
+                        match settings.answer_unrecorded {
+                            true => Begun::Completed(completed),
+                            false => Begun::Refused(Conflict::NotRecorded),
+                        }
                     }
                 }
             }
@@ -228,6 +239,7 @@ impl<St: Store> Executor<St> {
             payload,
             now,
             expires_at: now.plus(retention),
+            is_given_unrecorded: self.shared.settings.answer_unrecorded,
         }
     }
 

@@ -15,7 +15,7 @@ use tracing::{Instrument, Span, debug, warn};
 
 use super::begin::{Held, jittered};
 use super::heart::Beating;
-use super::{Executor, Shared, after};
+use super::{Conflict, Executor, Shared, after};
 use crate::clock::Timestamp;
 use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Reconciled};
@@ -82,19 +82,24 @@ pub(crate) enum Settled<V> {
     },
     /// The lease was lost, and this is the answer that was recorded in its place.
     Superseded(Completed),
+    /// Its value is kept from it, for the key may get another answer.
+    Withheld(Conflict, Recorded),
 }
 
 /// What became of the key after its work ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recorded {
-    /// The lease was lost while the work ran, and nobody has recorded an answer in its place.
+    /// The lease was lost while the work ran, and nobody has recorded an answer in its place yet.
+    /// An answer that would have been recorded is refused with 409 `lease-lost`, for the key may
+    /// get another one.
     LeaseLost,
     /// The response is recorded as one that is not stored: retries are refused with 409
     /// `response-not-stored`.
     NotStored,
     /// The store did not take the answer yet; it is tried again in the background, under the
-    /// lease.
+    /// lease. The client gets it all the same, or is refused with 503 `not-recorded`; see
+    /// [`answer_unrecorded`](crate::IdempotencyLayer::answer_unrecorded).
     Pending,
     /// The key was given back: the next request runs.
     Released,
@@ -154,6 +159,7 @@ impl<St: Store> Executor<St> {
         .await;
         match outcome {
             Ok(Finished { value, end }) => {
+                let is_answer = matches!(end, End::Record { .. });
                 let write = self.write_for(end, &held.lease, &key).await;
                 let record_key = held.lease.key;
                 let (recorded, expires_at) = match self.end(held, write, beating).await {
@@ -161,6 +167,9 @@ impl<St: Store> Executor<St> {
                     Ended::Superseded(completed) => return Settled::Superseded(completed),
                 };
                 debug!(record = %record_key, %recorded, "a run ended");
+                if is_answer && let Some(conflict) = self.withholds(recorded) {
+                    return Settled::Withheld(conflict, recorded);
+                }
                 Settled::Value {
                     value,
                     recorded,
@@ -173,6 +182,18 @@ impl<St: Store> Executor<St> {
                 self.end(held, write, beating).await;
                 resume_unwind(panic)
             }
+        }
+    }
+
+    /// Why an answer is kept from the one who waits for it, if it is: one that is not recorded is
+    /// not yet the answer to the key.
+    fn withholds(&self, recorded: Recorded) -> Option<Conflict> {
+        match recorded {
+            Recorded::LeaseLost => Some(Conflict::LeaseLost),
+            Recorded::Pending if !self.shared.settings.answer_unrecorded => {
+                Some(Conflict::NotRecorded)
+            }
+            _ => None,
         }
     }
 
@@ -254,13 +275,14 @@ impl<St: Store> Executor<St> {
             drop(beating);
             let _beating = executor.shared.heart.keep(&lease, settings.lease, None);
             let gives_up = after(settings.retention);
-            let mut pause = FIRST_PAUSE;
+            let longest_pause = LONGEST_PAUSE.min(settings.lease / 3);
+            let mut pause = FIRST_PAUSE.min(longest_pause);
             while Instant::now() < gives_up {
                 sleep(jittered(pause)).await;
                 if executor.try_end(&lease, &write).await.is_some() {
                     break;
                 }
-                pause = LONGEST_PAUSE.min(pause * 2);
+                pause = longest_pause.min(pause * 2);
             }
             drop(permit);
         };

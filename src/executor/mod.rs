@@ -82,6 +82,7 @@ struct Settings {
     wait: Duration,
     store_timeout: Duration,
     reconcile_timeout: Duration,
+    answer_unrecorded: bool,
     orphan: Orphan<Answer>,
 }
 
@@ -96,6 +97,7 @@ impl Default for Settings {
             wait: Duration::ZERO,
             store_timeout: Duration::from_secs(5),
             reconcile_timeout: Duration::from_secs(30),
+            answer_unrecorded: true,
             orphan: Orphan::Retake,
         }
     }
@@ -177,6 +179,18 @@ impl<St: Store> Executor<St> {
     #[must_use]
     pub fn orphan(self, orphan: Orphan<Answer>) -> Self {
         self.set(|settings| settings.orphan = orphan)
+    }
+
+    /// Whether the result of work is given although the store did not take its record yet, and
+    /// is tried again in the background. Default: `true`.
+    ///
+    /// A result that is given before it is recorded can be followed by another one for the same
+    /// key, if the process dies before the store takes it and the work is run again. `false`
+    /// rules that out: the one who waits gets [`RunError::NotRecorded`], and the result when it
+    /// asks again after the store has taken it.
+    #[must_use]
+    pub fn answer_unrecorded(self, answer_unrecorded: bool) -> Self {
+        self.set(|settings| settings.answer_unrecorded = answer_unrecorded)
     }
 
     /// How long [`Orphan::Reconcile`] may take to find the outcome of a lost run. After that it
@@ -286,6 +300,7 @@ impl<St: Store> Executor<St> {
             match executor.run_held(held, claimant.key, work).await {
                 Settled::Value { value, .. } => value.map(Ran::Executed),
                 Settled::Superseded(completed) => replayed(&completed.payload),
+                Settled::Withheld(conflict, _) => Err(conflict.into()),
             }
         });
         run.await

@@ -89,6 +89,12 @@ pub enum RunError<E> {
     OutcomeUnknown,
     /// The key was used with another fingerprint.
     KeyReused,
+    /// The work was done, but its lease was lost meanwhile: the key has gone to another run, whose
+    /// result is the key's. Ask again for that.
+    LeaseLost,
+    /// The work was done, but the store did not take its result yet, and
+    /// [it is not given before](crate::Executor::answer_unrecorded). Ask again for it.
+    NotRecorded,
     /// There are as many runs in flight as may be.
     TooManyRuns,
     /// The executor was shut down.
@@ -108,6 +114,8 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
             Self::InProgress { .. } => f.write_str("the work is in progress"),
             Self::OutcomeUnknown => f.write_str("a run before left no outcome"),
             Self::KeyReused => f.write_str("the idempotency key was used for other work"),
+            Self::LeaseLost => f.write_str("the work was done, but its lease was lost meanwhile"),
+            Self::NotRecorded => f.write_str("the work was done, but is not recorded yet"),
             Self::TooManyRuns => f.write_str("too many runs are in flight"),
             Self::ShuttingDown => f.write_str("the executor was shut down"),
             Self::Store(_) => f.write_str("the store failed, and the work was not done"),
@@ -134,6 +142,8 @@ impl<E> From<Conflict> for RunError<E> {
             Conflict::InProgress { retry_after } => Self::InProgress { retry_after },
             Conflict::OutcomeUnknown | Conflict::OutcomeUnknownYet => Self::OutcomeUnknown,
             Conflict::Reused => Self::KeyReused,
+            Conflict::LeaseLost => Self::LeaseLost,
+            Conflict::NotRecorded => Self::NotRecorded,
             Conflict::TooManyRuns => Self::TooManyRuns,
             // Nobody is there to see it.
             Conflict::ShuttingDown | Conflict::Left => Self::ShuttingDown,
@@ -153,6 +163,10 @@ pub(crate) enum Conflict {
     /// The next request asks again.
     OutcomeUnknownYet,
     Reused,
+    /// The work was done; another run has the say about its outcome.
+    LeaseLost,
+    /// The work was done; its answer is withheld until the store has it.
+    NotRecorded,
     TooManyRuns,
     ShuttingDown,
     /// The one who asked has gone before the work began, so it did not begin.

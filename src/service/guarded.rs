@@ -167,6 +167,13 @@ where
             response
         }),
         Settled::Superseded(completed) => Ok(shared.replay(&completed)),
+        Settled::Withheld(conflict, recorded) => {
+            let mut response = shared.refuse(&conflict.into());
+            response
+                .extensions_mut()
+                .insert(Outcome::Executed(recorded));
+            Ok(response)
+        }
     }
 }
 

@@ -163,6 +163,9 @@ pub struct Completion {
     pub now: Timestamp,
     /// When the record may be forgotten.
     pub expires_at: Timestamp,
+    /// Whether the client gets the answer even if the store does not take it. Then a near tier
+    /// serves it, too.
+    pub is_given_unrecorded: bool,
 }
 
 /// How an attempt ends that has no answer to record.

@@ -114,6 +114,7 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
             payload: wrapped(completed.expires_at, &completed.payload),
             now,
             expires_at: until,
+            is_given_unrecorded: true,
         };
         let held = Lease {
             created_at: completed.created_at,
@@ -205,7 +206,10 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         match &fenced {
             Ok(Fenced::Applied) => self.cache(lease, &own, completion.now).await,
             // The client gets this answer in any case, and so must who asks for it here.
-            Err(_) => self.cache(lease, &own, completion.now).await,
+            Err(_) if completion.is_given_unrecorded => {
+                self.cache(lease, &own, completion.now).await;
+            }
+            Err(_) => {}
             // What was kept near while the far tier was out of reach has no claim any more.
             Ok(Fenced::LeaseLost(_)) => {
                 if let Err(error) = self.near.remove(&lease.key).await {

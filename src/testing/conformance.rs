@@ -205,6 +205,7 @@ fn completion(payload: &'static [u8], now: Timestamp) -> Completion {
         payload: Bytes::from_static(payload),
         now,
         expires_at: now.plus(RETENTION),
+        is_given_unrecorded: true,
     }
 }
 

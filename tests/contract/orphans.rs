@@ -345,8 +345,10 @@ async fn a_late_finisher_does_not_overwrite_a_successor_that_still_runs() {
         let second = server.post("/a").key("k").body("x").spawn();
         gates[1].arrived().await;
         gates[0].open();
-        // There is no recorded answer yet, so its client gets its own.
-        first.await.expect("no panic").ran("run 1");
+        // Its own answer is not the one that its retries will get.
+        let first = first.await.expect("no panic");
+        first.refused(409, "lease-lost");
+        assert_eq!(first.retry_after(), Some("1"));
         assert_eq!(layer.handle().stats().leases_lost, 1);
         retry(&server).await.refused(409, "in-progress");
         gates[1].open();

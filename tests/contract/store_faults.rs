@@ -213,6 +213,27 @@ async fn a_key_that_cannot_be_released_is_released_later() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_recorded_can_be_withheld() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store.clone()).answer_unrecorded(false);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let call = || server.post("/a").key("k").send();
+        store.fail_ends(Fault::Unreachable);
+        let first = call().await;
+        first.refused(503, "not-recorded");
+        assert_eq!(first.retry_after(), Some("1"));
+        call().await.refused(409, "in-progress");
+        store.fail_ends(Fault::None);
+        layer.handle().idle().await;
+        call().await.replayed("run 1");
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_full_store_refuses_new_keys_and_keeps_the_old() {
     for fail_open in [false, true] {
         for_each_stack(|case| async move {

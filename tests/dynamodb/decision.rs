@@ -118,6 +118,7 @@ async fn write(store: &DynamoDbStore, first: &Claimer, before: &Before) -> Writt
         payload: completed.payload.clone(),
         now: START,
         expires_at: completed.expires_at,
+        is_given_unrecorded: true,
     };
     let fenced = store.complete(&lease, &completion).await;
     assert!(matches!(fenced, Ok(Fenced::Applied)), "{fenced:?}");

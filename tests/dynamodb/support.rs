@@ -259,6 +259,7 @@ pub(crate) fn completion(payload: impl Into<Bytes>) -> Completion {
         payload: payload.into(),
         now: START,
         expires_at: START.plus(RETENTION),
+        is_given_unrecorded: true,
     }
 }
 

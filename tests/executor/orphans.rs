@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tower_idempotency::store::Store;
-use tower_idempotency::testing::{Call, Fault};
+use tower_idempotency::testing::{Call, Fault, ManualClock};
 use tower_idempotency::{Answer, Executor, Orphan, Ran, Reconciled, RunError};
 
 use crate::support::{LEASE, RETENTION, Result, SKEW, Work, faulty, fingerprint, in_memory, key};
@@ -265,4 +265,42 @@ async fn a_key_that_is_used_anew_has_a_new_beginning() {
     let beginnings = beginnings.lock().expect("no panic");
     assert_eq!(beginnings[0], beginnings[1], "one use of the key");
     assert!(beginnings[2].since(beginnings[0]) > RETENTION, "another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconciled_answer_that_is_not_recorded_can_be_withheld() {
+    for withheld in [false, true] {
+        let (orphan, asked) = answering(found);
+        let executor = faulty().orphan(orphan).answer_unrecorded(!withheld);
+        strand(&executor).await;
+        executor.store().fail_next(Call::Complete, Fault::Refused);
+        match then(&executor).await {
+            Ok(Ran::Replayed(42)) => assert!(!withheld),
+            Err(RunError::NotRecorded) => assert!(withheld),
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
+        assert!(matches!(then(&executor).await, Ok(Ran::Replayed(42))));
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_does_not_begin_under_a_lease_that_lapsed_while_it_was_claimed() {
+    let clock = ManualClock::new();
+    let executor = faulty().clock(clock.clone());
+    let work = Work::quick();
+    let delay = Fault::Delayed(Duration::from_secs(1));
+    executor.store().fail_next(Call::Claim, delay);
+    let (result, ()) = tokio::join!(work.under(&executor), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // As after the process was stopped for so long.
+        clock.advance(LEASE);
+    });
+    assert!(
+        matches!(result, Err(RunError::InProgress { .. })),
+        "{result:?}"
+    );
+    assert_eq!(work.begun(), 0);
+    assert!(matches!(work.under(&executor).await, Ok(Ran::Executed(1))));
 }

@@ -271,6 +271,29 @@ async fn while_a_completion_is_under_way_this_process_has_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_is_withheld_is_withheld_from_all() {
+    let (far, work) = (shared(), Work::quick());
+    let here = node(&far).answer_unrecorded(false);
+    for fault in [Fault::Refused, Fault::AnswerLost] {
+        far.fail_always(Call::Complete, fault);
+        let first = work.under(&here).await;
+        assert!(matches!(first, Err(RunError::NotRecorded)), "{first:?}");
+        let duplicate = work.under(&here).await;
+        assert!(
+            matches!(duplicate, Err(RunError::InProgress { .. })),
+            "{duplicate:?}"
+        );
+        far.heal();
+        eventually(|| here.handle().in_flight() == 0).await;
+        let retry = work.under(&here).await.expect("it is recorded");
+        assert_eq!(retry, Ran::Replayed(retry.into_inner()));
+        let removed = here.store().remove(key().record_key()).await;
+        assert!(removed.expect("the store answers"));
+    }
+    assert_eq!(work.begun(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_orphan_elsewhere_is_taken_over_here() {
     let (far, stuck) = (shared(), Work::slow());
     let (here, there) = (node(&far), node(&far));

@@ -46,6 +46,7 @@ fn complete(store: &MemoryStore, lease: &Lease, size: usize, retention: Duration
         payload: Bytes::from(vec![0; size]),
         now: lease.started_at,
         expires_at: lease.started_at.plus(retention),
+        is_given_unrecorded: true,
     };
     let mut done = std::pin::pin!(store.complete(lease, &completion));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -196,7 +196,12 @@ impl Answer {
     pub(crate) fn refused(&self, status: u16, code: &str) -> Value {
         let is_passing = matches!(
             code,
-            "in-progress" | "shutting-down" | "store-unavailable" | "too-many-runs"
+            "in-progress"
+                | "lease-lost"
+                | "not-recorded"
+                | "shutting-down"
+                | "store-unavailable"
+                | "too-many-runs"
         );
         self.problem(status, code, is_passing)
     }
