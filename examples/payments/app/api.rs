@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 use tower_idempotency::{Attempt, RecordingOverride};
 
-use crate::ledger::{Charge, Ledger, NewCharge};
-use crate::stripe::ApiError;
+use super::ledger::{Charge, Ledger, NewCharge};
+use super::stripe::ApiError;
 
 pub(crate) fn routes(ledger: Ledger) -> Router {
     Router::new()

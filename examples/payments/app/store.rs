@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::config::{Credentials, Region};
 use tokio::net::TcpListener;
 use tower_idempotency::store::{DynamoDbStore, MemoryStore, SharedStore, Store, TableError};
 
-use crate::flags::{Flags, Kind};
+use super::flags::{Flags, Kind};
 
 pub(crate) async fn open(flags: &Flags) -> Result<SharedStore, Box<dyn Error>> {
     Ok(match flags.store {

@@ -32,6 +32,9 @@ pub(crate) struct Flags {
     /// How long a run may be silent before its key counts as orphaned.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) lease: Duration,
+    /// How far apart the clocks of two nodes may be.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub(crate) clock_skew: Duration,
     /// How long answers are remembered.
     #[arg(long, value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
     pub(crate) retention: Duration,
@@ -41,6 +44,9 @@ pub(crate) struct Flags {
     /// Which answers are recorded.
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Record::Deterministic)]
     pub(crate) record: Record,
+    /// Gives no answer before the store has it: 503 until then.
+    #[arg(long)]
+    pub(crate) withhold: bool,
     /// How long a duplicate waits for the run in flight before it is refused.
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     pub(crate) wait: Duration,

@@ -13,9 +13,6 @@ use tokio::task::spawn_blocking;
 use tower_idempotency::record::FencingToken;
 use tower_idempotency::{Attempt, Clock, RecordKey, SystemClock, Timestamp};
 
-/// How far apart the clocks of two nodes may be: as far as the layer takes them to be.
-pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(2);
-
 /// How long to wait for another node that writes.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -70,15 +67,22 @@ pub(crate) struct Charge {
 
 /// Clones share the connection.
 #[derive(Clone)]
-pub(crate) struct Ledger(Arc<Mutex<Connection>>);
+pub(crate) struct Ledger {
+    connection: Arc<Mutex<Connection>>,
+    clock_skew: Duration,
+}
 
 impl Ledger {
-    pub(crate) fn open(file: &Path) -> rusqlite::Result<Self> {
-        let ledger = Connection::open(file)?;
-        ledger.busy_timeout(BUSY)?;
-        ledger.pragma_update(None, "journal_mode", "WAL")?;
-        ledger.execute_batch(SCHEMA)?;
-        Ok(Self(Arc::new(Mutex::new(ledger))))
+    /// `clock_skew`: how far apart the clocks of two nodes on this file may be.
+    pub(crate) fn open(file: &Path, clock_skew: Duration) -> rusqlite::Result<Self> {
+        let connection = Connection::open(file)?;
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            clock_skew,
+        })
     }
 
     /// Charges the card, unless another attempt has made sure that this one did not; then there
@@ -114,7 +118,7 @@ impl Ledger {
         token: FencingToken,
     ) -> rusqlite::Result<Option<Charge>> {
         // Two nodes took the times.
-        let since = since.as_micros() as i64 - CLOCK_SKEW.as_micros() as i64;
+        let since = since.as_micros() as i64 - self.clock_skew.as_micros() as i64;
         self.with(move |ledger| {
             ledger.execute(
                 "INSERT INTO fences VALUES (?1, ?2)
@@ -167,7 +171,7 @@ impl Ledger {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> rusqlite::Result<T> {
-        let ledger = Arc::clone(&self.0);
+        let ledger = Arc::clone(&self.connection);
         let worked = spawn_blocking(move || {
             // Each change is one statement: a panic leaves none half done.
             work(&ledger.lock().unwrap_or_else(PoisonError::into_inner))

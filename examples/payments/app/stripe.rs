@@ -117,7 +117,7 @@ pub(crate) fn refused(refusal: &Refusal) -> http::Response<Bytes> {
         _ => (reason.status(), "invalid_request_error"),
     };
     let code = match reason {
-        RefusalReason::InProgress => Some("idempotency_key_in_use"),
+        RefusalReason::InProgress | RefusalReason::LeaseLost => Some("idempotency_key_in_use"),
         RefusalReason::OutcomeUnknown => Some("outcome_unknown"),
         RefusalReason::ResponseNotStored => Some("response_not_stored"),
         _ => None,
