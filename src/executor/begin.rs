@@ -21,6 +21,9 @@ use crate::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// For so many leases it is looked, at the most, whether a claim without an answer was granted.
+const MOST_LEASES_LOOKED: u32 = 20;
+
 /// Who wants to run.
 pub(crate) struct Claimant {
     pub(crate) key: IdempotencyKey,
@@ -123,12 +126,12 @@ impl<St: Store> Executor<St> {
             };
             let in_flight = match claimed {
                 Claimed::Begun(Begun::Held(held)) if stage.is_left() => {
-                    self.undo(&held.lease).await;
+                    self.undo(held).await;
                     return Begun::Refused(Conflict::Left);
                 }
                 // Stopped for longer than its lease, before its work began: another may have begun.
                 Claimed::Begun(Begun::Held(held)) if held.lease.deadline <= self.now() => {
-                    self.undo(&held.lease).await;
+                    self.undo(held).await;
                     return Begun::Refused(Conflict::InProgress {
                         retry_after: Duration::from_secs(1),
                     });
@@ -162,7 +165,7 @@ impl<St: Store> Executor<St> {
         match self.ask(reconcile, key, &held.lease).await {
             Reconciled::NotExecuted => Begun::Held(held),
             Reconciled::Unknown => {
-                self.undo(&held.lease).await;
+                self.undo(held).await;
                 Begun::Refused(Conflict::OutcomeUnknownYet)
             }
             Reconciled::Completed(answer) => {
@@ -366,23 +369,11 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    /// Gives a key back whose work was not begun. What an attempt before may have left behind
-    /// stays as it was.
-    async fn undo(&self, lease: &Lease) {
-        let release = match lease.attempt {
-            1 => Release::Free,
-            _ => Release::Orphan,
-        };
-        if let Err(error) = self
-            .bounded(self.shared.store.release(lease, release))
-            .await
-        {
-            warn!(record = %lease.key, %error, "a key was not given back; its lease will lapse");
-        }
-    }
-
-    /// Looks, until a lease would have lapsed, whether a claim without an answer was granted,
-    /// and gives the key back if it was: its work was not begun.
+    /// Looks whether a claim without an answer was granted, and gives the key back if it was: its
+    /// work was not begun.
+    ///
+    /// It looks until a lease would have lapsed, for the claim, or a copy of it, may still be under
+    /// way. Where a lapsed lease is held for good, it looks until the store has answered.
     fn give_back_in_background(&self, claimant: &Claimant) {
         let executor = self.clone();
         let key = *claimant.key.record_key();
@@ -390,23 +381,47 @@ impl<St: Store> Executor<St> {
         tokio::spawn(async move {
             let settings = &executor.shared.settings;
             let lapsed = after(settings.lease.saturating_add(settings.clock_skew));
+            let gives_up = match settings.orphan {
+                Orphan::Hold => after(settings.lease.saturating_mul(MOST_LEASES_LOOKED)),
+                _ => lapsed,
+            };
             let mut pause = FIRST_PAUSE;
-            while Instant::now() < lapsed {
-                let record = executor
-                    .bounded(executor.shared.store.get(&key, executor.now()))
-                    .await;
-                match record {
-                    Ok(Some(Record::InProgress(lease))) if lease.owner == owner => {
-                        return executor.undo(&lease).await;
-                    }
-                    // The claim may still be under way, so its absence now proves nothing.
-                    Ok(_) | Err(_) => {
-                        sleep(jittered(pause)).await;
-                        pause = LONGEST_PAUSE.min(pause * 2);
-                    }
+            loop {
+                let is_seen_to = executor.give_back(&key, owner).await;
+                let now = Instant::now();
+                if now >= gives_up || (now >= lapsed && is_seen_to) {
+                    return;
                 }
+                sleep(jittered(pause)).await;
+                pause = (settings.lease / 3).min(pause * 2);
             }
         });
+    }
+
+    /// Gives a key back if `owner` holds it. Says whether it holds it no longer.
+    async fn give_back(&self, key: &RecordKey, owner: Owner) -> bool {
+        let store = &self.shared.store;
+        let lease = match self.bounded(store.get(key, self.now())).await {
+            Ok(Some(Record::InProgress(lease))) if lease.owner == owner => lease,
+            Ok(_) => return true,
+            Err(_) => return false,
+        };
+        match self.bounded(store.release(&lease, undoing(&lease))).await {
+            Ok(_) => true,
+            Err(error) => {
+                warn!(record = %key, %error, "a key was not given back; trying again");
+                false
+            }
+        }
+    }
+}
+
+/// How a key is given back whose work was not begun. What an attempt before may have left behind
+/// stays as it was.
+pub(super) const fn undoing(lease: &Lease) -> Release {
+    match lease.attempt {
+        1 => Release::Free,
+        _ => Release::Orphan,
     }
 }
 

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, warn};
 
-use super::begin::{Held, jittered};
+use super::begin::{Held, jittered, undoing};
 use super::heart::Beating;
 use super::{Conflict, Executor, Shared, after};
 use crate::clock::Timestamp;
@@ -219,6 +219,12 @@ impl<St: Store> Executor<St> {
             _ => Recorded::Stored,
         };
         Write::Complete(self.completion(answer.encode(), retention), recorded)
+    }
+
+    /// Gives a key back whose work was not begun.
+    pub(super) async fn undo(&self, held: Held) {
+        let release = Write::Release(undoing(&held.lease));
+        self.end(held, release, None).await;
     }
 
     async fn end(&self, held: Held, write: Write, beating: Option<Beating<St>>) -> Ended {

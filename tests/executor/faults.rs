@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tower_idempotency::testing::{Call, Fault};
+use tokio::time::timeout;
+use tower_idempotency::store::MemoryStore;
+use tower_idempotency::testing::{Call, Fault, FaultStore};
 use tower_idempotency::{Orphan, Ran, RunError, StoreErrorKind};
 
 use crate::support::{LEASE, Work, eventually, faulty};
@@ -50,6 +52,35 @@ async fn a_claim_that_stays_in_doubt_runs_nothing_and_is_given_back() {
             matches!(retried, Ok(Ran::Executed(1))),
             "{second:?}: {retried:?}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_work_was_not_begun_is_given_back_until_the_store_takes_it() {
+    let doubtful: [fn(&FaultStore<MemoryStore>); 2] = [
+        // The claim stays in doubt.
+        |store| {
+            store.fail_next(Call::Claim, Fault::AnswerLost);
+            store.fail_next(Call::Claim, Fault::RequestLost);
+        },
+        // The one who asked goes while the claim is under way.
+        |store| store.fail_next(Call::Claim, Fault::Delayed(Duration::from_secs(1))),
+    ];
+    for doubt in doubtful {
+        let executor = faulty().orphan(Orphan::Hold);
+        let work = Work::quick();
+        doubt(executor.store());
+        for call in [Call::Get, Call::Renew, Call::Release] {
+            executor.store().fail_always(call, Fault::Refused);
+        }
+        let asked = timeout(Duration::from_millis(500), work.under(&executor));
+        assert!(!matches!(asked.await, Ok(Ok(_))));
+        // Long enough for the lease to lapse.
+        tokio::time::sleep(LEASE * 3).await;
+        executor.store().heal();
+        tokio::time::sleep(LEASE).await;
+        let retried = work.under(&executor).await;
+        assert!(matches!(retried, Ok(Ran::Executed(1))), "{retried:?}");
     }
 }
 
