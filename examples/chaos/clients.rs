@@ -23,7 +23,7 @@ use crate::storm::Storm;
 /// Stripe's clients make two retries, half a second to a second apart.
 const RETRIES: usize = 2;
 /// When a client takes a connection for dead.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct Clients {
     fleet: Arc<Fleet>,

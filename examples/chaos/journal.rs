@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use tower_idempotency::{Attempt, Clock, SystemClock};
+use tower_idempotency::Attempt;
 
 /// Where a node writes its lines.
 #[derive(Clone)]
@@ -48,20 +48,18 @@ impl Journal {
 
     /// In one write, so that the lines of many processes do not mix.
     fn write(&self, line: &str) {
-        let line = format!("{line} {}\n", SystemClock.now().as_micros());
-        if let Err(error) = (&*self.0).write_all(line.as_bytes()) {
+        if let Err(error) = (&*self.0).write_all(format!("{line}\n").as_bytes()) {
             panic!("the journal cannot be written, so nothing can be judged: {error}");
         }
     }
 }
 
-/// One attempt at a key. Times are microseconds since the Unix epoch.
+/// One attempt at a key.
 #[derive(Debug)]
 pub(crate) struct Noted {
-    /// Also the time of its claim, unless the attempt before claimed later.
+    /// Also when it claimed, in microseconds since the Unix epoch: the clocks are one clock here.
     pub(crate) token: u64,
     pub(crate) pid: u32,
-    pub(crate) began: u64,
     /// The status that its handler answered with.
     pub(crate) ended: Option<u16>,
 }
@@ -70,16 +68,15 @@ pub(crate) struct Noted {
 pub(crate) fn read(path: &Path) -> crate::Result<HashMap<String, Vec<Noted>>> {
     let mut attempts: HashMap<String, Vec<Noted>> = HashMap::new();
     for line in std::fs::read_to_string(path)?.lines() {
-        let [key, token, what, number, at] = line.split(' ').collect::<Vec<_>>()[..] else {
+        let [key, token, what, number] = line.split(' ').collect::<Vec<_>>()[..] else {
             return Err(format!("a line of the journal is broken: {line}").into());
         };
-        let (token, at) = (token.parse()?, at.parse()?);
+        let token = token.parse()?;
         let of_key = attempts.entry(key.to_owned()).or_default();
         match what {
             "began" => of_key.push(Noted {
                 token,
                 pid: number.parse()?,
-                began: at,
                 ended: None,
             }),
             _ => {

@@ -101,6 +101,10 @@ impl Storm {
     }
 }
 
+/// A key that is asked for once all leases have lapsed, and that nobody answers for in this time,
+/// is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
 pub(crate) async fn run(storm: &Storm) -> Result<ExitCode> {
     let dir = Dir::make(storm)?;
     let fleet = Arc::new(Fleet::start(storm, &dir.path).await?);
@@ -126,7 +130,7 @@ pub(crate) async fn run(storm: &Storm) -> Result<ExitCode> {
     // So long a key may be held by someone who is gone.
     let settles = storm.lease + storm.clock_skew;
     sleep(settles).await;
-    let last = ask_for_all(&clients, storm.clients.get(), settles).await?;
+    let last = ask_for_all(&clients, storm.clients.get(), STUCK_AFTER).await?;
     let evidence = judge::Evidence {
         storm,
         took,

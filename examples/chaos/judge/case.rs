@@ -1,0 +1,122 @@
+//! One payment: what was asked, tried, made and told.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::Evidence;
+use crate::clients::{Told, key_of};
+use crate::fleet::Harm;
+use crate::journal::Noted;
+use crate::storm::{OnOrphan, Storm};
+
+pub(super) struct Case<'a> {
+    pub(super) key: String,
+    pub(super) told: &'a Told,
+    pub(super) attempts: &'a [Noted],
+    pub(super) effects: &'a [String],
+    harms: &'a [Harm],
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn of(evidence: &'a Evidence<'_>, payment: usize) -> Self {
+        const NOTHING: &Told = &Told {
+            answers: Vec::new(),
+            answered: None,
+            held: None,
+        };
+        let key = key_of(payment);
+        Self {
+            told: evidence.told.get(&payment).unwrap_or(NOTHING),
+            attempts: evidence.attempts.get(&key).map_or(&[], Vec::as_slice),
+            effects: evidence.effects.get(&key).map_or(&[], Vec::as_slice),
+            harms: &evidence.harms,
+            key,
+        }
+    }
+
+    /// The charges that clients were told of.
+    pub(super) fn charges_told(&self) -> Vec<String> {
+        let answers = self.told.answers.iter();
+        answers.map(|(_, body)| charge_in(body)).collect()
+    }
+
+    /// Whether each attempt after the first one was allowed to begin, and why each began.
+    pub(super) fn begun_again(&self, storm: &Storm) -> (bool, String) {
+        let mut is_accounted_for = true;
+        let mut reasons = Vec::new();
+        for pair in self.attempts.windows(2) {
+            let why = self.takeover(&pair[0], &pair[1], storm);
+            is_accounted_for &= why.is_some();
+            reasons.push(why.unwrap_or_else(|| "for no reason".to_owned()));
+        }
+        (is_accounted_for, reasons.join(", "))
+    }
+
+    fn takeover(&self, before: &Noted, after: &Noted, storm: &Storm) -> Option<String> {
+        if before.ended.is_some_and(is_released) {
+            return Some("the attempt before was released".to_owned());
+        }
+        let lapsed = before.token + micros(storm.lease) + micros(storm.clock_skew);
+        let harm = self.harm(before, after.token)?;
+        let is_allowed = after.token > lapsed && storm.orphan != OnOrphan::Hold;
+        is_allowed.then(|| told_of(harm))
+    }
+
+    /// What was done to the process that holds the key.
+    pub(super) fn lost_holder(&self) -> Option<String> {
+        let Some(last) = self.attempts.last() else {
+            // The one who claimed it did not get as far as to begin.
+            let killed = self.harms.iter().any(|harm| harm.until.is_none());
+            return killed.then(|| "its holder was killed before it began".to_owned());
+        };
+        self.harm(last, u64::MAX).map(told_of)
+    }
+
+    /// From the harm to a holder to the first word about what that meant.
+    pub(super) fn recovery(&self) -> Duration {
+        let heard = [self.told.answered, self.told.held];
+        let Some(heard) = heard.into_iter().flatten().min() else {
+            return Duration::ZERO;
+        };
+        let attempts = self.attempts.iter();
+        let harms = attempts.filter_map(|attempt| self.harm(attempt, heard));
+        let waited = harms.map(|harm| Duration::from_micros(heard - harm.from));
+        waited.max().unwrap_or_default()
+    }
+
+    /// What was done to the process of an attempt between its claim and `until`.
+    fn harm(&self, attempt: &Noted, until: u64) -> Option<&Harm> {
+        self.harms.iter().find(|harm| {
+            harm.pid == attempt.pid
+                && harm.from < until
+                && harm.until.is_none_or(|end| end > attempt.token)
+        })
+    }
+}
+
+fn told_of(harm: &Harm) -> String {
+    let what = match harm.until {
+        None => "was killed",
+        Some(_) => "was stopped past its lease",
+    };
+    format!("process {} {what}", harm.pid)
+}
+
+/// Whether the recording policy gives the key back after such an answer.
+fn is_released(status: u16) -> bool {
+    StatusCode::from_u16(status).is_ok_and(|status| status.is_server_error())
+}
+
+/// The id of the charge that an answer tells of.
+fn charge_in(body: &[u8]) -> String {
+    let charge: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let id = charge
+        .as_ref()
+        .and_then(|charge| charge.get("id")?.as_str());
+    id.unwrap_or_default().to_owned()
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
