@@ -73,16 +73,17 @@ impl<'a> Case<'a> {
         self.harm(last, u64::MAX).map(told_of)
     }
 
-    /// From the harm to a holder to the first word about what that meant.
+    /// The longest from a harm to the holder until another attempt, or a word about the outcome.
     pub(super) fn recovery(&self) -> Duration {
         let heard = [self.told.answered, self.told.held];
-        let Some(heard) = heard.into_iter().flatten().min() else {
-            return Duration::ZERO;
-        };
-        let attempts = self.attempts.iter();
-        let harms = attempts.filter_map(|attempt| self.harm(attempt, heard));
-        let waited = harms.map(|harm| Duration::from_micros(heard - harm.from));
-        waited.max().unwrap_or_default()
+        let heard = heard.into_iter().flatten().min().unwrap_or(0);
+        let next = self.attempts.iter().skip(1).map(|attempt| attempt.token);
+        let ends = next.chain([heard]).map(|end| end.min(heard));
+        let waits = self.attempts.iter().zip(ends).filter_map(|(attempt, end)| {
+            let harm = self.harm(attempt, end)?;
+            Some(Duration::from_micros(end.saturating_sub(harm.from)))
+        });
+        waits.max().unwrap_or_default()
     }
 
     /// What was done to the process of an attempt between its claim and `until`.

@@ -53,7 +53,7 @@ pub(crate) struct Verdict {
     pub(super) begun: Count,
     /// Payments that are answered with `outcome-unknown` in the end.
     pub(super) held: Count,
-    /// From the harm to a holder to the first word about what that meant.
+    /// The longest from a harm to a holder until its key went on.
     pub(super) slowest: Duration,
 }
 
@@ -93,7 +93,7 @@ impl Verdict {
         rows.extend(blows.map(|(what, count)| row(what, count)));
         rows.push(row("the storm, in seconds", evidence.took.as_secs()));
         rows.push(row(
-            "longest from harm to a word about it, in seconds",
+            "longest from harm until its key went on, in seconds",
             format!("{slowest:.1}"),
         ));
         rows.push(row(
