@@ -8,7 +8,11 @@ Any POST with an Idempotency-Key may meet one of these faults:
   head    the whole answer is read, the client gets half of the answer's head and a reset
   body    the whole answer is read, the client gets half of its bytes, its whole head at least
 
-No key meets more than MOST faults. `GET /__faults` answers with the counts as JSON.
+No key meets more than --most faults. `GET /__faults` answers with the counts as JSON.
+
+With several upstreams, the attempts at a key go to each of them in turn, and the first attempts
+are spread as well. What one upstream does not accept is passed on to the next, as a load balancer
+does it.
 """
 
 import argparse
@@ -20,8 +24,6 @@ import socket
 import struct
 
 KINDS = ("before", "during", "head", "body")
-# Stripe's clients make two retries, so two faults still leave a third attempt that gets through.
-MOST = 2
 
 
 async def read_message(reader, answers=None):
@@ -78,28 +80,51 @@ def drop(writer, reset):
         writer.close()
 
 
+Connection = collections.namedtuple("Connection", "turn reader writer")
+
+
 class Proxy:
-    def __init__(self, upstream, seed, rate, kinds):
-        self.upstream, self.seed, self.rate, self.kinds = upstream, seed, rate, kinds
+    def __init__(self, upstreams, seed, rate, kinds, most):
+        self.upstreams, self.seed, self.rate, self.kinds = upstreams, seed, rate, kinds
+        self.most = most
         self.keys = {}  # key -> [order of first appearance, attempts, faults]
+        self.requests = [0 for _ in upstreams]
         self.counts = collections.Counter()
 
-    def fault(self, key):
-        """The fault that this attempt meets, if any, and whether it is a reset.
+    def attempt(self, key):
+        """The upstream that this attempt goes to, the fault that it meets, if any, and whether
+        that is a reset.
 
         Each decision hangs on the key's place and the attempt's number alone, so that requests
         racing each other cannot change how many faults of each kind there are.
         """
         state = self.keys.setdefault(key, [len(self.keys), 0, 0])
         rng = random.Random(f"{self.seed}:{state[0]}:{state[1]}")
+        turn = (state[0] + state[1]) % len(self.upstreams)
         state[1] += 1
-        if state[2] >= MOST or rng.random() >= self.rate:
-            return None, False
+        if state[2] >= self.most or rng.random() >= self.rate:
+            return turn, None, False
         state[2] += 1
         kind = rng.choice(self.kinds)
         self.counts[kind] += 1
         # An orderly end inside a head reads as the end of the head to some clients.
-        return kind, kind == "head" or rng.random() < 0.5
+        return turn, kind, kind == "head" or rng.random() < 0.5
+
+    async def connect(self, turn, kept):
+        """A connection to the upstream whose turn it is, or else to the next one that accepts it.
+
+        It is the one that was kept, if that leads there.
+        """
+        if kept and kept.turn == turn and not kept.reader.at_eof() and not kept.writer.is_closing():
+            return kept
+        drop(kept and kept.writer, False)
+        for there in range(turn, turn + len(self.upstreams)):
+            there %= len(self.upstreams)
+            try:
+                return Connection(there, *await asyncio.open_connection(*self.upstreams[there]))
+            except OSError:
+                self.counts["passed_on"] += 1
+        raise ConnectionRefusedError
 
     def summary(self):
         return {
@@ -108,11 +133,13 @@ class Proxy:
             "attempts": sum(attempts for _, attempts, _ in self.keys.values()),
             "most_faults_of_a_key": max((faults for _, _, faults in self.keys.values()), default=0),
             "faults": {kind: self.counts[kind] for kind in self.kinds},
+            "requests": self.requests,
+            "passed_on": self.counts["passed_on"],
             "unanswered": self.counts["unanswered"],
         }
 
     async def serve(self, reader, writer):
-        server = None  # (reader, writer), kept for as long as the client stays
+        server = None  # kept for as long as the client stays
         reset = False
         try:
             while True:
@@ -125,22 +152,20 @@ class Proxy:
                     await writer.drain()
                     continue
 
-                kind, key = None, fields.get("idempotency-key")
+                turn, kind, key = 0, None, fields.get("idempotency-key")
                 if method == "POST" and key:
-                    kind, reset = self.fault(key)
+                    turn, kind, reset = self.attempt(key)
                 if kind == "before":
                     return
 
-                if server is None or server[0].at_eof():
-                    drop(server and server[1], False)
-                    server = await asyncio.open_connection(*self.upstream)
-                server[1].write(head + body)
-                await server[1].drain()
-                if kind == "during":
-                    return
-
+                server = await self.connect(turn, server)
+                self.requests[server.turn] += 1
                 try:
-                    _, fields, head, body = await read_message(server[0], method)
+                    server.writer.write(head + body)
+                    await server.writer.drain()
+                    if kind == "during":
+                        return
+                    _, fields, head, body = await read_message(server.reader, method)
                 except (asyncio.IncompleteReadError, OSError):
                     # A break that is not the proxy's: whoever runs the proxy wants to know.
                     self.counts["unanswered"] += 1
@@ -159,23 +184,27 @@ class Proxy:
         except asyncio.CancelledError:
             pass  # the proxy is being stopped
         finally:
-            drop(server and server[1], reset)
+            drop(server and server.writer, reset)
             drop(writer, reset)
 
 
 async def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--upstream", required=True, help="HOST:PORT to forward to")
+    parser.add_argument(
+        "--upstream", required=True, action="append", help="HOST:PORT to forward to; may be repeated"
+    )
     parser.add_argument("--seed", default="1")
     parser.add_argument("--rate", type=float, default=0.45, help="how likely an attempt meets a fault")
+    # Stripe's clients make two retries, so two faults still leave a third attempt that gets through.
+    parser.add_argument("--most", type=int, default=2, help="how many faults a key may meet")
     parser.add_argument("--faults", default=",".join(KINDS), help="the kinds to choose from")
     options = parser.parse_args()
     kinds = options.faults.split(",")
     if not set(kinds) <= set(KINDS):
         parser.error(f"--faults takes some of {','.join(KINDS)}")
 
-    host, port = options.upstream.rsplit(":", 1)
-    proxy = Proxy((host, int(port)), options.seed, options.rate, kinds)
+    upstreams = [upstream.rsplit(":", 1) for upstream in options.upstream]
+    proxy = Proxy(upstreams, options.seed, options.rate, kinds, options.most)
     listener = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, backlog=512)
     port = listener.sockets[0].getsockname()[1]
     print(f"http://127.0.0.1:{port} seed {options.seed}", flush=True)

@@ -7,6 +7,8 @@ mod decision;
 mod env;
 mod faults;
 mod foreign;
+mod nodes;
+mod payments;
 mod support;
 mod table;
 mod tiered;

@@ -268,6 +268,17 @@ pub(crate) async fn completes(store: &DynamoDbStore, lease: &Lease, payload: imp
     assert_eq!(fenced.expect("a completion succeeds"), Fenced::Applied);
 }
 
+/// Waits until a condition holds.
+pub(crate) async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..3_000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the condition never held");
+}
+
 /// Bytes that nothing makes smaller.
 pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 1_u64;

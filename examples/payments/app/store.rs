@@ -26,8 +26,13 @@ async fn dynamodb(flags: &Flags) -> Result<DynamoDbStore, Box<dyn Error>> {
     };
     let store = DynamoDbStore::new(client, &flags.table);
     // Making a table needs more permissions than using it, so that is only done when it must be.
+    // One that is not complete yet may be another node's, which `create_table` waits for.
     match store.check().await {
-        Err(TableError::Missing { .. }) => store.create_table().await?,
+        Err(
+            TableError::Missing { .. }
+            | TableError::NotReady { .. }
+            | TableError::TimeToLiveDisabled { .. },
+        ) => store.create_table().await?,
         checked => checked?,
     }
     Ok(store)

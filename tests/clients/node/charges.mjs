@@ -3,8 +3,9 @@
 //
 //   node charges.mjs SERVER BREAKING CUTTING
 //
-// SERVER is the payments server, BREAKING and CUTTING are proxies in front of it: the client gets
-// over BREAKING's faults by itself; CUTTING's it hands to its caller, see `insist`.
+// SERVER is the payments server, or a proxy that spreads requests over several. BREAKING and CUTTING
+// are proxies in front of it: the client gets over BREAKING's faults by itself; CUTTING's it hands to
+// its caller, see `insist`.
 
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -124,3 +125,7 @@ for (const [name, step] of Object.entries(steps)) {
   await step();
   console.log(`  ok    ${name} (${((Date.now() - start) / 1000).toFixed(1)} s)`);
 }
+
+// When the client retries an answer such as a 503, it leaves that unread, and its connection would
+// keep this process alive until the client's timeout.
+process.exit();

@@ -5,8 +5,9 @@ Everything it was told must be in the server's list, once, and nothing else.
 
     charges.py SERVER BREAKING CUTTING
 
-SERVER is the payments server, BREAKING and CUTTING are proxies in front of it: the client gets
-over BREAKING's faults by itself; CUTTING's it hands to its caller, see `insist`.
+SERVER is the payments server, or a proxy that spreads requests over several. BREAKING and CUTTING
+are proxies in front of it: the client gets over BREAKING's faults by itself; CUTTING's it hands to
+its caller, see `insist`.
 """
 
 import itertools
