@@ -4,5 +4,6 @@
 //! Compressed bodies are no case of their own: the layer never unpacks one.
 
 mod buffers;
+mod lies;
 mod slow;
 mod support;

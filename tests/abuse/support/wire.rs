@@ -62,6 +62,11 @@ impl Wire {
         self.0.write_all(bytes.as_ref()).await.expect("it is open");
     }
 
+    /// Says that nothing more will come.
+    pub(crate) async fn finish(&mut self) {
+        self.0.shutdown().await.expect("it is open");
+    }
+
     /// Reads an answer, whose length the server has to announce.
     pub(crate) async fn answer(&mut self) -> Answer {
         let answer = self.try_answer().await;

@@ -1,0 +1,1 @@
+//! More keys than there is room for.
