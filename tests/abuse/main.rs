@@ -4,6 +4,9 @@
 //! Compressed bodies are no case of their own: the layer never unpacks one.
 
 mod buffers;
+
+mod crowd;
+mod full;
 mod lies;
 mod slow;
 mod support;

@@ -1,5 +1,6 @@
 //! An application that counts its runs, and two ways to ask it.
 
+mod memory;
 mod wire;
 
 use std::future::Future;
@@ -17,6 +18,7 @@ use tower::ServiceExt;
 use tower_idempotency::store::{MemoryStore, Store};
 use tower_idempotency::{IDEMPOTENT_REPLAYED, IdempotencyLayer};
 
+pub(crate) use self::memory::peak;
 pub(crate) use self::wire::{Server, Wire, head};
 
 /// The layer as it comes.
