@@ -182,10 +182,29 @@ impl<St: Store> IdempotencyLayer<St> {
     // Bodies and responses.
 
     /// The longest body, in bytes, that a request with a key may have; a longer one is refused
-    /// with 413 `request-too-large`. Default: 1 MiB.
+    /// with 413 `request-too-large`. Default: 1 MiB; at most
+    /// [`max_buffered`](Self::max_buffered).
     #[must_use]
     pub fn max_request_body(self, bytes: usize) -> Self {
         self.set(|settings| settings.max_request_body = bytes)
+    }
+
+    /// How many bytes of request bodies may be buffered at a time, by all requests of this layer,
+    /// its clones and others on the same executor: of requests that are still being read, that
+    /// wait for a run in flight, and of runs whose handler has not taken the body yet. A request
+    /// that finds no room is refused with 503 `buffers-full`, if it can be before its body is
+    /// read, and nothing is claimed. Default: 256 MiB.
+    ///
+    /// Only bytes that have come count, not those that a client announces. A body that comes in
+    /// pieces may take up to twice its length. What a server needs for a connection, its headers
+    /// above all, comes on top of it. [`Handle::buffered`] tells how much is buffered now.
+    ///
+    /// This bounds what clients can make the layer hold that send slowly, or all at once. One that
+    /// stalls is best cut off by a timeout outside of this layer, which for a request that is still
+    /// being read costs nothing: no key is claimed yet.
+    #[must_use]
+    pub fn max_buffered(self, bytes: usize) -> Self {
+        self.set(|settings| settings.max_buffered = bytes)
     }
 
     /// The longest response body, in bytes, that is stored. A longer one is handed through as it

@@ -28,6 +28,9 @@ pub(crate) const DEFAULT_PROBLEM_TYPE_BASE: &str =
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalReason {
+    /// <a id="buffers-full"></a>503 `buffers-full`: as many bytes of request bodies are buffered as may be. Try again
+    /// with the same key.
+    BuffersFull,
     /// <a id="in-progress"></a>409 `in-progress`: the first request with the key still runs. Try again with the same
     /// key.
     InProgress,
@@ -66,6 +69,7 @@ impl RefusalReason {
     /// The machine-readable code.
     pub const fn code(self) -> &'static str {
         match self {
+            Self::BuffersFull => "buffers-full",
             Self::InProgress => "in-progress",
             Self::InvalidKey => "invalid-key",
             Self::KeyReused => "key-reused",
@@ -93,9 +97,11 @@ impl RefusalReason {
             }
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::NotRecorded | Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::BuffersFull
+            | Self::NotRecorded
+            | Self::ShuttingDown
+            | Self::StoreUnavailable
+            | Self::TooManyRuns => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -104,6 +110,7 @@ impl RefusalReason {
     /// [section 2.7]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07#section-2.7
     pub const fn title(self) -> &'static str {
         match self {
+            Self::BuffersFull => "Too many requests are being received",
             Self::InProgress => "A request is outstanding for this Idempotency-Key",
             Self::InvalidKey => "Idempotency-Key is malformed",
             Self::KeyReused => "Idempotency-Key is already used",
@@ -125,7 +132,8 @@ impl RefusalReason {
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::InProgress
+            Self::BuffersFull
+                | Self::InProgress
                 | Self::LeaseLost
                 | Self::NotRecorded
                 | Self::ShuttingDown
@@ -166,6 +174,16 @@ impl Refusal {
             RefusalReason::MissingKey,
             "this operation must be requested with an idempotency key",
         )
+    }
+
+    pub(crate) fn buffers_full() -> Self {
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(
+                RefusalReason::BuffersFull,
+                "the request was not executed, because too many others are being received or are waiting",
+            )
+        }
     }
 
     /// Why.
@@ -280,9 +298,11 @@ impl RefusalReason {
             Self::RequestTooLarge => RESOURCE_EXHAUSTED,
             Self::OutcomeUnknown => FAILED_PRECONDITION,
             Self::InProgress | Self::LeaseLost | Self::UnreadableRequest => ABORTED,
-            Self::NotRecorded | Self::ShuttingDown | Self::StoreUnavailable | Self::TooManyRuns => {
-                UNAVAILABLE
-            }
+            Self::BuffersFull
+            | Self::NotRecorded
+            | Self::ShuttingDown
+            | Self::StoreUnavailable
+            | Self::TooManyRuns => UNAVAILABLE,
         }
     }
 }

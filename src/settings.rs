@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) identification: Identification,
     pub(crate) key_required: bool,
     pub(crate) max_request_body: usize,
+    pub(crate) max_buffered: usize,
     pub(crate) max_response_body: usize,
     pub(crate) recording: Recording,
     pub(crate) unstored_headers: Vec<HeaderName>,
@@ -57,6 +58,7 @@ impl Default for Settings {
             identification: Identification::default(),
             key_required: false,
             max_request_body: 1 << 20,
+            max_buffered: 256 << 20,
             max_response_body: 1 << 20,
             recording: Recording::default(),
             unstored_headers: vec![http::header::SET_COOKIE],
@@ -77,6 +79,11 @@ impl Settings {
     /// Whether the application wants a request guarded.
     pub(crate) fn is_picked(&self, parts: &Parts) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter(parts))
+    }
+
+    /// The longest body that a request may have: a longer one would not fit in at any time.
+    pub(crate) fn longest_request_body(&self) -> usize {
+        self.max_request_body.min(self.max_buffered)
     }
 
     /// Whether a response that was to be recorded still is, now that its trailers are known.
@@ -172,6 +179,7 @@ impl fmt::Debug for Settings {
             .field("identification", &self.identification)
             .field("key_required", &self.key_required)
             .field("max_request_body", &self.max_request_body)
+            .field("max_buffered", &self.max_buffered)
             .field("max_response_body", &self.max_response_body)
             .field("recording", &self.recording)
             .field("unstored_headers", &self.unstored_headers)

@@ -2,9 +2,13 @@
 
 mod any;
 mod buffered;
+mod chunks;
+mod collector;
 mod guarded;
 
 pub use self::any::{AnyBody, AnyBodyFuture, AnyBodyLayer, WrapResponse};
+pub(crate) use self::buffered::Rest;
 pub use self::buffered::{BufferedBody, FromBuffered};
-pub(crate) use self::buffered::{Chunks, Collector, Rest, Stop};
+pub(crate) use self::chunks::Chunks;
+pub(crate) use self::collector::{Collector, Stop};
 pub use self::guarded::GuardedBody;

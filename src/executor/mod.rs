@@ -5,6 +5,7 @@ mod detach;
 mod end;
 mod heart;
 mod outcome;
+mod room;
 mod runs;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub(crate) use self::end::{End, Finished, Settled};
 use self::heart::Heart;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, Ran, RunError};
+pub(crate) use self::room::{Room, Taken};
 use self::runs::Runs;
 pub use self::runs::{Handle, Stats};
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -313,6 +315,11 @@ impl<St: Store> Executor<St> {
         future: impl Future<Output = T> + Send + 'static,
     ) -> Detached<T> {
         Detached::new(Arc::clone(&self.shared.runs), stage, future)
+    }
+
+    /// The room that there is for bytes which are buffered for runs, if `max` of them may be.
+    pub(crate) fn room(&self, max: usize) -> Room<'_> {
+        Room::new(&self.shared.runs, max)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -12,6 +12,8 @@ pub(crate) struct Runs {
     in_flight: AtomicUsize,
     closed: AtomicBool,
     idle: Notify,
+    /// Bytes that are buffered for work which has not begun.
+    pub(super) buffered: AtomicUsize,
     detached: AtomicU64,
     leases_lost: AtomicU64,
     completions_retried: AtomicU64,
@@ -93,6 +95,12 @@ impl Handle {
     /// their answers.
     pub fn in_flight(&self) -> usize {
         self.runs.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes of request bodies the layer has buffered; see
+    /// [`IdempotencyLayer::max_buffered`](crate::IdempotencyLayer::max_buffered).
+    pub fn buffered(&self) -> usize {
+        self.runs.buffered.load(Ordering::Relaxed)
     }
 
     /// Waits until no run is in flight. It does not end while the store that a run has to

@@ -62,6 +62,7 @@ impl<S, St: Store> Guarded<S, St> {
         match stop {
             Stop::End => {}
             Stop::TooLarge => return Next::Answered(shared.refuse(&too_large(&shared))),
+            Stop::Full => return Next::Answered(shared.refuse(&Refusal::buffers_full())),
             Stop::Error(error) => {
                 let refusal = unreadable(&*error.into(), &shared);
                 return Next::Answered(shared.refuse(&refusal));
@@ -197,8 +198,8 @@ async fn capture<RB: FromBuffered, E>(
         Keep::For(retention) => retention,
     };
     let mut collector = Collector::new(settings.max_response_body);
-    let (rest, end) = match poll_fn(|cx| collector.poll(&mut body, cx)).await {
-        Stop::TooLarge => (Rest::Body(body), not_stored(retention)),
+    let (rest, end) = match poll_fn(|cx| collector.poll(&mut body, None, cx)).await {
+        Stop::TooLarge | Stop::Full => (Rest::Body(body), not_stored(retention)),
         // The work was done, and its answer is lost.
         Stop::Error(error) => (Rest::Error(error), End::Unknown),
         Stop::End if retention.is_none() && !settings.records(&parts, collector.trailers()) => {
@@ -223,7 +224,7 @@ fn too_large<St>(shared: &Shared<St>) -> Refusal {
         RefusalReason::RequestTooLarge,
         format!(
             "the request body is longer than the {} bytes that a request with an idempotency key may have",
-            shared.settings.max_request_body
+            shared.settings.longest_request_body()
         ),
     )
 }

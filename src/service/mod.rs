@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use self::guarded::{Guarded, Next};
-use crate::body::{Collector, FromBuffered};
+use crate::body::{Collector, FromBuffered, Stop};
 use crate::executor::Detached;
 use crate::problem::{BoxError, Refusal};
 use crate::settings::Shared;
@@ -79,7 +79,7 @@ where
                 let clone = self.inner.clone();
                 return ResponseFuture::new(State::Reading {
                     reading: Some(Reading {
-                        collector: Collector::new(settings.max_request_body),
+                        collector: Collector::new(settings.longest_request_body()),
                         body,
                         guarded: Guarded {
                             parts,
@@ -144,6 +144,14 @@ struct Reading<S, B, St> {
     guarded: Guarded<S, St>,
 }
 
+impl<S, B: FromBuffered, St: Store> Reading<S, B, St> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop<B::Error>> {
+        let Shared { executor, settings } = &*self.guarded.shared;
+        let room = executor.room(settings.max_buffered);
+        self.collector.poll(&mut self.body, Some(room), cx)
+    }
+}
+
 impl<S, B, St> ResponseFuture<S, B, St>
 where
     S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
@@ -206,7 +214,7 @@ where
                     let Some(read) = reading else {
                         return Poll::Pending;
                     };
-                    let stop = ready!(read.collector.poll(&mut read.body, cx));
+                    let stop = ready!(read.poll(cx));
                     let Some(Reading {
                         collector, guarded, ..
                     }) = reading.take()

@@ -1,0 +1,57 @@
+//! How many bytes are buffered for work that has not begun.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::runs::Runs;
+
+/// The room that there is for buffered bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room<'a> {
+    runs: &'a Arc<Runs>,
+    max: usize,
+}
+
+impl<'a> Room<'a> {
+    pub(super) const fn new(runs: &'a Arc<Runs>, max: usize) -> Self {
+        Self { runs, max }
+    }
+
+    /// Whether so many bytes more would fit in now. They are not taken: who announces bytes has
+    /// not sent them yet, and must not keep others out for nothing.
+    pub(crate) fn has(self, bytes: usize) -> bool {
+        let buffered = self.runs.buffered.load(Ordering::Relaxed);
+        bytes <= self.max.saturating_sub(buffered)
+    }
+
+    /// Takes room for so many bytes more, if they fit in.
+    #[must_use]
+    pub(crate) fn take(self, bytes: usize, taken: &mut Taken) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        let before = self.runs.buffered.fetch_add(bytes, Ordering::Relaxed);
+        if bytes > self.max.saturating_sub(before) {
+            self.runs.buffered.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        taken.of.get_or_insert_with(|| Arc::clone(self.runs));
+        taken.bytes += bytes;
+        true
+    }
+}
+
+/// Room that was taken. It is given back when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    bytes: usize,
+    of: Option<Arc<Runs>>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(runs) = &self.of {
+            runs.buffered.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
