@@ -143,6 +143,10 @@ impl<St: Store> Executor<St> {
                 Claimed::InProgress(in_flight) => in_flight,
             };
             stage.holds_nothing();
+            if stage.is_left() {
+                // Nobody waits for the run in flight any more.
+                return Begun::Refused(Conflict::Left);
+            }
             match patience {
                 Some(patience) if Instant::now() < patience => {
                     self.wait_for(in_flight, claimant, patience).await;
