@@ -2,6 +2,7 @@
 
 mod answers;
 mod calls;
+mod clocks;
 mod conformance;
 mod decision;
 mod end_to_end;
