@@ -4,17 +4,21 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use tower_idempotency::store::{Claim, Store};
-use tower_idempotency::{StoreErrorKind, Timestamp};
+use tower_idempotency::{RecordKey, StoreErrorKind, Timestamp};
 
 use crate::support::{Claimer, Dynamo, Item, START};
 
 /// As its persistence layer for DynamoDB writes them.
-fn item(claimer: &Claimer, status: &str, expires: Timestamp, lease: Option<Timestamp>) -> Item {
+pub(crate) fn item(
+    key: &RecordKey,
+    status: &str,
+    expires: Timestamp,
+    lease: Option<Timestamp>,
+) -> Item {
     let string = |text: &str| AttributeValue::S(text.to_owned());
     let number = |number: u64| AttributeValue::N(number.to_string());
-    let id = claimer.key.record_key().to_string();
     let mut item = Item::from([
-        ("id".to_owned(), string(&id)),
+        ("id".to_owned(), string(&key.to_string())),
         ("status".to_owned(), string(status)),
         ("expiration".to_owned(), number(expires.as_millis() / 1_000)),
     ]);
@@ -46,7 +50,9 @@ async fn an_item_that_is_not_over_is_a_fault_that_is_named() {
         ("INPROGRESS", Timestamp::EPOCH, Some(later(10))),
     ] {
         let claimer = Claimer::new();
-        dynamo.put(item(&claimer, status, expires, lease)).await;
+        dynamo
+            .put(item(claimer.key.record_key(), status, expires, lease))
+            .await;
         let claimed = claimer.claims(&store).await;
         let looked = store.get(claimer.key.record_key(), START).await;
         for error in [claimed.map(drop), looked.map(drop)] {
@@ -68,7 +74,9 @@ async fn an_item_that_is_over_is_as_good_as_none() {
         ("INPROGRESS", None),
     ] {
         let claimer = Claimer::new();
-        dynamo.put(item(&claimer, status, START, lease)).await;
+        dynamo
+            .put(item(claimer.key.record_key(), status, START, lease))
+            .await;
         let now = later(1);
         let looked = store.get(claimer.key.record_key(), now).await;
         assert!(matches!(looked, Ok(None)), "{looked:?}");
@@ -87,7 +95,9 @@ async fn one_of_many_replaces_an_item_that_is_over() {
     let store = dynamo.store().await;
     for _ in 0..20 {
         let claimer = Claimer::new();
-        dynamo.put(item(&claimer, "COMPLETED", START, None)).await;
+        dynamo
+            .put(item(claimer.key.record_key(), "COMPLETED", START, None))
+            .await;
         let claimer = claimer.after(Duration::from_secs(1));
         let mut racing = tokio::task::JoinSet::new();
         for _ in 0..8 {
@@ -105,7 +115,7 @@ async fn an_item_without_a_time_is_never_over() {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
     let claimer = Claimer::new();
-    let mut item = item(&claimer, "COMPLETED", START, None);
+    let mut item = item(claimer.key.record_key(), "COMPLETED", START, None);
     item.remove("expiration");
     dynamo.put(item).await;
     let late = claimer.after(Duration::from_secs(1 << 32));

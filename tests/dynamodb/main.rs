@@ -2,8 +2,10 @@
 
 mod answers;
 mod calls;
+mod clocks;
 mod conformance;
 mod decision;
+mod end_to_end;
 mod env;
 mod faults;
 mod foreign;
@@ -13,3 +15,4 @@ mod support;
 mod table;
 mod tiered;
 mod wire;
+mod work;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tower_idempotency::{Clock, SystemClock, Timestamp};
+use tower_idempotency::{Clock, SystemClock};
 
 use crate::payments::{Answer, Fleet, Node, Relay};
 use crate::support::{SKEW, eventually};
@@ -153,9 +153,7 @@ async fn node_killed_in_a_charge(orphan: &str) -> (Fleet, Node) {
 /// The first answer to the lost order that does not say that it is in progress, and how long
 /// after the end of the lease it came.
 async fn when_the_lease_is_over(fleet: &Fleet, left: &Node) -> (Answer, Duration) {
-    let item = fleet.dynamo.item().await;
-    let deadline = item["deadline"].as_n().expect("a number");
-    let deadline = Timestamp::from_micros(deadline.parse().expect("microseconds"));
+    let deadline = fleet.dynamo.deadline().await;
     for _ in 0..300 {
         let answer = left.api.charge("order-1", "tok_slow").await;
         if !answer.is_conflict(IN_USE) {

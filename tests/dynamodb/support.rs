@@ -106,6 +106,14 @@ impl Dynamo {
         )
     }
 
+    /// A store on the same table that the faults of the wire do not touch, nor its count.
+    pub(crate) fn elsewhere(&self) -> DynamoDbStore {
+        DynamoDbStore::new(
+            self.client_with(|config| config.http_client(Wire::new())),
+            TABLE,
+        )
+    }
+
     /// A store on the same table whose client is not patient.
     pub(crate) fn hasty(&self) -> DynamoDbStore {
         let timeouts = TimeoutConfig::builder()
@@ -129,6 +137,13 @@ impl Dynamo {
         let items = self.items().await;
         assert_eq!(items.len(), 1, "{items:?}");
         items.into_iter().next().expect("there is one")
+    }
+
+    /// The end of the lease of the only item.
+    pub(crate) async fn deadline(&self) -> Timestamp {
+        let item = self.item().await;
+        let deadline = item["deadline"].as_n().expect("a number");
+        Timestamp::from_micros(deadline.parse().expect("microseconds"))
     }
 
     pub(crate) async fn put(&self, item: Item) {

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     LeavesOutAll,
     /// Nothing.
     None,
+    /// There is nobody to connect to.
+    Unreachable,
     /// It waits until somebody lets it go on.
     Waits,
 }
@@ -51,6 +53,7 @@ struct State {
     held: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
     faults: VecDeque<(&'static str, Fault)>,
     always: Option<(&'static str, Fault)>,
+    is_down: bool,
     metered: bool,
     write_units: f64,
 }
@@ -97,9 +100,15 @@ impl Wire {
         self.state().always = Some((operation, fault));
     }
 
+    /// Every call of any operation finds nobody there.
+    pub(crate) fn go_down(&self) {
+        self.state().is_down = true;
+    }
+
     pub(crate) fn heal(&self) {
         let mut state = self.state();
         state.always = None;
+        state.is_down = false;
         state.faults.clear();
     }
 
@@ -118,6 +127,9 @@ impl Wire {
     fn takes(&self, operation: &str) -> Option<Fault> {
         let mut state = self.state();
         state.calls.push(operation.to_owned());
+        if state.is_down {
+            return Some(Fault::Unreachable);
+        }
         if let Some(&(fails, fault)) = state.faults.front()
             && fails == operation
         {
@@ -140,6 +152,10 @@ impl Wire {
         let fault = self.takes(&operation);
         match fault {
             Some(Fault::Hangs) => std::future::pending().await,
+            Some(Fault::Unreachable) => {
+                let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                return Err(ConnectorError::io(refused.into()));
+            }
             Some(Fault::Waits) => {
                 let held = self.state().held.take();
                 let (arrives, may_go_on) = held.expect("it was said who lets it go on");
