@@ -159,7 +159,11 @@ impl Dynamo {
 impl Drop for Dynamo {
     fn drop(&mut self) {
         if let Some(file) = &self.file {
-            let _ = std::fs::remove_file(file);
+            for suffix in ["", "-shm", "-wal"] {
+                let mut name = file.clone().into_os_string();
+                name.push(suffix);
+                let _ = std::fs::remove_file(name);
+            }
         }
     }
 }
