@@ -5,6 +5,7 @@
 
 mod buffers;
 
+mod collisions;
 mod crowd;
 mod full;
 mod lies;
