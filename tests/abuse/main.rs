@@ -9,5 +9,6 @@ mod collisions;
 mod crowd;
 mod full;
 mod lies;
+mod nonsense;
 mod slow;
 mod support;
