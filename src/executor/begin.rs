@@ -9,7 +9,7 @@ use super::detach::Stage;
 use super::runs::Permit;
 use super::{Attempt, Conflict, Executor, after};
 use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
@@ -20,6 +20,8 @@ use crate::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 /// The first pause between two looks at a run on another node.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The least pause between two waits for a run.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// For so many leases it is looked, at the most, whether a claim without an answer was granted.
 const MOST_LEASES_LOOKED: u32 = 20;
@@ -106,7 +108,7 @@ impl<St: Store> Executor<St> {
         };
         let request = self.request(parts, key, fingerprint, owner, now, false);
         let claim = self.shared.store.try_claim(&request)?;
-        match classify(claim, permit) {
+        match classify(claim, &request, permit) {
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(_) if !self.shared.settings.wait.is_zero() => None,
             Claimed::InProgress(in_flight) => Some(Begun::Refused(in_flight.conflict(now))),
@@ -118,6 +120,7 @@ impl<St: Store> Executor<St> {
     pub(crate) async fn begin(&self, claimant: &Claimant, stage: &Stage) -> Begun {
         let wait = self.shared.settings.wait;
         let patience = (!wait.is_zero()).then(|| after(wait));
+        let mut has_waited = false;
         loop {
             stage.may_hold();
             let claimed = match self.enter() {
@@ -149,6 +152,11 @@ impl<St: Store> Executor<St> {
             }
             match patience {
                 Some(patience) if Instant::now() < patience => {
+                    // A store that says by turns that a run has ended and goes on would keep
+                    // this thread busy.
+                    if std::mem::replace(&mut has_waited, true) {
+                        sleep(BREATH).await;
+                    }
                     self.wait_for(in_flight, claimant, patience).await;
                 }
                 _ => return Begun::Refused(in_flight.conflict(self.now())),
@@ -185,8 +193,12 @@ impl<St: Store> Executor<St> {
                     .await
                 {
                     Ok(Fenced::Applied) => Begun::Completed(completed),
-                    Ok(Fenced::LeaseLost(Some(recorded))) => Begun::Completed(recorded),
-                    Ok(Fenced::LeaseLost(None)) => Begun::Refused(Conflict::LeaseLost),
+                    Ok(Fenced::LeaseLost(Some(recorded)))
+                        if recorded.fingerprint == held.lease.fingerprint =>
+                    {
+                        Begun::Completed(recorded)
+                    }
+                    Ok(Fenced::LeaseLost(_)) => Begun::Refused(Conflict::LeaseLost),
                     Err(error) => {
                         // The next request asks again.
                         warn!(record = %held.lease.key, %error, "a reconciled answer was not recorded");
@@ -302,7 +314,7 @@ impl<St: Store> Executor<St> {
         if ambiguous {
             self.give_back_in_background(claimant);
         }
-        classify(claim, permit)
+        classify(claim, &request(), permit)
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.
@@ -429,9 +441,25 @@ pub(super) const fn undoing(lease: &Lease) -> Release {
     }
 }
 
-fn classify(claim: Result<Claim, StoreError>, permit: Permit) -> Claimed {
+/// What a claim gives. A store that answers it with what belongs to another is not believed.
+fn classify(
+    claim: Result<Claim, StoreError>,
+    request: &ClaimRequest<'_>,
+    permit: Permit,
+) -> Claimed {
     let begun = match claim {
+        Ok(Claim::Acquired(lease)) if !is_for(&lease, request) => {
+            let message = "the store gave a lease to one who had not claimed it";
+            warn!(record = %request.key, message);
+            Begun::Refused(Conflict::Store(StoreError::new(
+                StoreErrorKind::Damaged,
+                message,
+            )))
+        }
         Ok(Claim::Acquired(lease)) => Begun::Held(Held { lease, permit }),
+        Ok(Claim::Completed(completed)) if completed.fingerprint != request.fingerprint => {
+            Begun::Refused(Conflict::Reused)
+        }
         Ok(Claim::Completed(completed)) => Begun::Completed(completed),
         Ok(Claim::InProgress {
             started_at,
@@ -452,6 +480,12 @@ fn classify(claim: Result<Claim, StoreError>, permit: Permit) -> Claimed {
         }
     };
     Claimed::Begun(begun)
+}
+
+fn is_for(lease: &Lease, request: &ClaimRequest<'_>) -> bool {
+    lease.key == *request.key
+        && lease.owner == request.owner
+        && lease.fingerprint == request.fingerprint
 }
 
 /// `pause`, half of it left to chance.

@@ -261,8 +261,10 @@ impl<St: Store> Executor<St> {
                 self.shared.runs.lease_lost();
                 warn!(record = %lease.key, "a run ended after it had lost its lease");
                 Some(match completed {
-                    Some(completed) => Ended::Superseded(completed),
-                    None => Ended::As(Recorded::LeaseLost, None),
+                    Some(completed) if completed.fingerprint == lease.fingerprint => {
+                        Ended::Superseded(completed)
+                    }
+                    _ => Ended::As(Recorded::LeaseLost, None),
                 })
             }
             Err(error) => {

@@ -5,8 +5,10 @@
 
 mod buffers;
 
+mod collisions;
 mod crowd;
 mod full;
 mod lies;
+mod nonsense;
 mod slow;
 mod support;

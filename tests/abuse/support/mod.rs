@@ -53,11 +53,15 @@ pub(crate) fn request(key: &str, body: impl Into<Body>) -> Request<Body> {
 
 /// Asks within the process.
 pub(crate) async fn ask(app: &Router, request: Request<Body>) -> Answer {
+    ask_for(Duration::from_secs(20), app, request).await
+}
+
+pub(crate) async fn ask_for(limit: Duration, app: &Router, request: Request<Body>) -> Answer {
     let asking = async {
         let Ok(response) = app.clone().oneshot(request).await;
         Answer::read(response).await
     };
-    let in_time = timeout(Duration::from_secs(20), asking).await;
+    let in_time = timeout(limit, asking).await;
     in_time.expect("the application did not answer")
 }
 

@@ -1,0 +1,240 @@
+//! A store that says whatever comes to its mind.
+
+use std::future::{pending, ready};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tower_idempotency::record::{ClaimRequest, Completed, FencingToken, Lease, Owner, Record};
+use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store, Waiter};
+use tower_idempotency::{
+    Answer, Fingerprint, RecordKey, StoreError, StoreErrorKind, StoredResponse, Timestamp,
+};
+
+/// What it has recorded for the request that asks, if it has its day, and for others.
+pub(super) const RECORDED: &str = "recorded";
+pub(super) const OF_ANOTHER: &str = "of another";
+
+/// SplitMix64.
+#[derive(Debug)]
+pub(super) struct Draw(u64);
+
+impl Draw {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        self.number() % end
+    }
+
+    fn one_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
+
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| self.number() as u8)
+    }
+
+    fn time(&mut self, now: Timestamp) -> Timestamp {
+        match self.below(4) {
+            0 => Timestamp::EPOCH,
+            1 => Timestamp::from_micros(u64::MAX),
+            2 => Timestamp::from_micros(self.number()),
+            _ => now.plus(Duration::from_millis(self.below(40_000))),
+        }
+    }
+
+    fn fingerprint(&mut self, asked: Fingerprint) -> Fingerprint {
+        match self.one_in(2) {
+            true => asked,
+            false => Fingerprint::from_bytes(self.bytes()),
+        }
+    }
+
+    fn payload(&mut self, is_for_who_asks: bool) -> Bytes {
+        let body = match is_for_who_asks {
+            true => RECORDED,
+            false => OF_ANOTHER,
+        };
+        let response = StoredResponse::from(Response::new(Bytes::from(body)));
+        let whole = Answer::Response(response).encode();
+        match self.below(6) {
+            0 => Bytes::new(),
+            1 => whole.slice(..self.below(whole.len() as u64) as usize),
+            2 => Bytes::copy_from_slice(&self.bytes::<40>()),
+            3 => {
+                let status = StatusCode::CREATED;
+                Answer::NotStored { status }.encode()
+            }
+            4 => Answer::Value(Bytes::from_static(b"{}")).encode(),
+            _ => whole,
+        }
+    }
+
+    fn completed(&mut self, asked: Fingerprint, now: Timestamp) -> Completed {
+        let fingerprint = self.fingerprint(asked);
+        Completed {
+            fingerprint,
+            payload: self.payload(fingerprint == asked),
+            created_at: self.time(now),
+            expires_at: self.time(now),
+        }
+    }
+
+    fn lease(&mut self, of: &Lease, now: Timestamp) -> Lease {
+        Lease {
+            key: match self.one_in(8) {
+                true => RecordKey::from_bytes(self.bytes()),
+                false => of.key,
+            },
+            owner: match self.one_in(8) {
+                true => Owner::from_bytes(self.bytes()),
+                false => of.owner,
+            },
+            fingerprint: match self.one_in(8) {
+                true => Fingerprint::from_bytes(self.bytes()),
+                false => of.fingerprint,
+            },
+            token: FencingToken::from_u64(self.number()),
+            attempt: self.below(3) as u32,
+            created_at: self.time(now),
+            started_at: self.time(now),
+            deadline: self.time(now),
+            expires_at: self.time(now),
+        }
+    }
+
+    fn error(&mut self) -> StoreError {
+        let kind = match self.below(4) {
+            0 => StoreErrorKind::Damaged,
+            1 => StoreErrorKind::Full,
+            2 => StoreErrorKind::Unavailable,
+            _ => StoreErrorKind::Unusable,
+        };
+        let error = StoreError::new(kind, "nonsense");
+        match self.one_in(2) {
+            true => error.maybe_applied(),
+            false => error,
+        }
+    }
+
+    /// `None`: it never answers.
+    fn claim(&mut self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
+        let now = request.now;
+        let lease = request.lease(FencingToken::from_u64(1), 1, now);
+        Some(Ok(match self.below(8) {
+            0 => Claim::Acquired(lease),
+            1 => Claim::Acquired(self.lease(&lease, now)),
+            2 | 3 => Claim::Completed(self.completed(request.fingerprint, now)),
+            4 => Claim::InProgress {
+                started_at: self.time(now),
+                deadline: self.time(now),
+                waiter: match self.below(3) {
+                    0 => None,
+                    1 => Some(Waiter::new(ready(()))),
+                    _ => Some(Waiter::new(pending())),
+                },
+            },
+            5 if self.one_in(2) => Claim::Orphaned,
+            5 => Claim::Reused,
+            6 => return Some(Err(self.error())),
+            _ => return None,
+        }))
+    }
+
+    fn fenced(&mut self, lease: &Lease) -> Option<Result<Fenced, StoreError>> {
+        Some(Ok(match self.below(5) {
+            0 => Fenced::Applied,
+            1 => Fenced::LeaseLost(None),
+            2 => Fenced::LeaseLost(Some(self.completed(lease.fingerprint, lease.started_at))),
+            3 => return Some(Err(self.error())),
+            _ => return None,
+        }))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Nonsense {
+    draw: Mutex<Draw>,
+    /// Of the last claim, for `get`, which is asked with a key alone.
+    asked: Mutex<Option<Lease>>,
+}
+
+impl Nonsense {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            draw: Mutex::new(Draw::new(seed)),
+            asked: Mutex::default(),
+        }
+    }
+
+    fn drawn<T>(&self, draw: impl FnOnce(&mut Draw) -> T) -> T {
+        draw(&mut self.draw.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn answered<T>(answer: Option<T>) -> T {
+    match answer {
+        Some(answer) => answer,
+        None => pending().await,
+    }
+}
+
+impl Store for Nonsense {
+    fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
+        let lease = request.lease(FencingToken::from_u64(1), 1, request.now);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+        self.drawn(|draw| match draw.one_in(2) {
+            true => draw.claim(request),
+            false => None,
+        })
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        answered(self.drawn(|draw| draw.claim(request))).await
+    }
+
+    async fn renew(&self, lease: &Lease, _: Timestamp) -> Result<Fenced, StoreError> {
+        answered(self.drawn(|draw| draw.fenced(lease))).await
+    }
+
+    async fn complete(&self, lease: &Lease, _: &Completion) -> Result<Fenced, StoreError> {
+        answered(self.drawn(|draw| draw.fenced(lease))).await
+    }
+
+    async fn release(&self, lease: &Lease, _: Release) -> Result<Fenced, StoreError> {
+        answered(self.drawn(|draw| draw.fenced(lease))).await
+    }
+
+    async fn get(&self, _: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+        let asked = self
+            .asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let asked = asked.expect("a claim comes first");
+        let answer = self.drawn(|draw| {
+            Some(Ok(match draw.below(5) {
+                0 => None,
+                1 => Some(Record::InProgress(draw.lease(&asked, now))),
+                2 => Some(Record::Completed(draw.completed(asked.fingerprint, now))),
+                3 => return Some(Err(draw.error())),
+                _ => return None,
+            }))
+        });
+        answered(answer).await
+    }
+
+    async fn remove(&self, _: &RecordKey) -> Result<bool, StoreError> {
+        Ok(self.drawn(|draw| draw.one_in(2)))
+    }
+}
