@@ -81,6 +81,8 @@ impl Store for MapStore {
 
     async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |held| {
+            // Never back: an older renewal may come late.
+            let deadline = held.deadline.max(deadline);
             Some(Record::InProgress(Lease { deadline, ..held }))
         }))
     }

@@ -245,7 +245,7 @@ impl Store for MemoryStore {
     async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |table, _| {
             if let Some(record) = table.records.get_mut(&lease.key) {
-                record.lease.deadline = deadline;
+                record.lease.deadline = record.lease.deadline.max(deadline);
             }
         }))
     }

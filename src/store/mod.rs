@@ -76,7 +76,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         request: &ClaimRequest<'_>,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Moves the deadline of a lease.
+    /// Moves the deadline of a lease, and never back: a renewal that is overtaken by a later one on
+    /// its way, or delivered twice, is [`Fenced::Applied`] and takes nothing from the lease.
     fn renew(
         &self,
         lease: &Lease,

@@ -49,8 +49,10 @@ pub struct Tiered<Near, Far> {
     near_lifetime: Duration,
     /// Keys that are held near while the far tier is being asked, and who wants to hear that it
     /// has answered.
-    asking: Mutex<HashMap<RecordKey, Arc<Notify>>>,
+    asking: Arc<Asking>,
 }
+
+type Asking = Mutex<HashMap<RecordKey, Arc<Notify>>>;
 
 impl<Near: Store, Far: Store> Tiered<Near, Far> {
     /// `near` over `far`.
@@ -59,7 +61,7 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
             near: Arc::new(near),
             far,
             near_lifetime: Duration::from_secs(5 * 60),
-            asking: Mutex::default(),
+            asking: Arc::default(),
         }
     }
 
@@ -142,7 +144,9 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
             (Decision::Replay, Record::Completed(near)) => {
                 unwrapped(&near).map(|completed| Ok(Claim::Completed(completed)))
             }
-            (Decision::Reused, _) => Some(Ok(Claim::Reused)),
+            (Decision::Reused, _) if self.being_asked(request.key).is_none() => {
+                Some(Ok(Claim::Reused))
+            }
             (Decision::InProgress, Record::InProgress(lease))
                 if !request.wants_waiter && self.being_asked(request.key).is_none() =>
             {
@@ -173,11 +177,11 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
                     None => return self.far.claim(request).await,
                 },
                 Ok(Claim::Orphaned) => return self.far.claim(request).await,
-                Ok(claim @ Claim::InProgress { .. }) => match being_asked {
+                // Whose the key is, the far tier is just about to say.
+                Ok(claim) => match being_asked.or_else(|| self.being_asked(request.key)) {
                     Some(answered) => answered.await,
                     None => return Ok(claim),
                 },
-                Ok(claim) => return Ok(claim),
                 Err(error) => {
                     debug!(%error, "the near tier failed; asking the far tier");
                     return self.far.claim(request).await;
@@ -254,15 +258,22 @@ impl<Near: fmt::Debug, Far: fmt::Debug> fmt::Debug for Tiered<Near, Far> {
 struct Holding<'a, Near: Store, Far> {
     tiers: &'a Tiered<Near, Far>,
     lease: Lease,
+    answered: Arc<Notify>,
     is_kept: bool,
 }
 
 impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
     fn new(tiers: &'a Tiered<Near, Far>, lease: Lease) -> Self {
-        locked(&tiers.asking).insert(lease.key, Arc::default());
+        let answered = Arc::<Notify>::default();
+        let before = locked(&tiers.asking).insert(lease.key, Arc::clone(&answered));
+        if let Some(before) = before {
+            // Who held the key before has given it back, and not said so yet.
+            before.notify_waiters();
+        }
         Self {
             tiers,
             lease,
+            answered,
             is_kept: false,
         }
     }
@@ -279,18 +290,34 @@ impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
 
 impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
     fn drop(&mut self) {
-        let answered = locked(&self.tiers.asking).remove(&self.lease.key);
-        if let Some(answered) = answered {
-            answered.notify_waiters();
-        }
-        if self.is_kept {
-            return;
-        }
-        if let Ok(runtime) = runtime::Handle::try_current() {
-            let (near, lease) = (Arc::clone(&self.tiers.near), self.lease.clone());
-            runtime.spawn(async move { drop(near.release(&lease, Release::Free).await) });
+        let (asking, answered) = (Arc::clone(&self.tiers.asking), Arc::clone(&self.answered));
+        let key = self.lease.key;
+        match runtime::Handle::try_current() {
+            Ok(runtime) if !self.is_kept => {
+                let (near, lease) = (Arc::clone(&self.tiers.near), self.lease.clone());
+                runtime.spawn(async move {
+                    drop(near.release(&lease, Release::Free).await);
+                    // Not before: who waits would find the key held by nobody who asks.
+                    end_asking(&asking, &key, &answered);
+                });
+            }
+            _ => end_asking(&asking, &key, &answered),
         }
     }
+}
+
+/// Lets those go on who wait for what the far tier answers.
+fn end_asking(asking: &Asking, key: &RecordKey, answered: &Arc<Notify>) {
+    let mut asking = locked(asking);
+    // Another may be asking by now.
+    if asking
+        .get(key)
+        .is_some_and(|now| Arc::ptr_eq(now, answered))
+    {
+        asking.remove(key);
+    }
+    drop(asking);
+    answered.notify_waiters();
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

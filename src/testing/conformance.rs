@@ -422,12 +422,15 @@ async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(store: &St) {
     assert!(second.token > first.token);
 }
 
-/// Until its new deadline, for its owner alone.
+/// Until its latest deadline, for its owner alone.
 async fn a_renewed_lease_lives_longer<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let deadline = subject.start.plus(LEASE * 2);
     assert_eq!(renew(store, &lease, deadline).await, Fenced::Applied);
+    // One that was sent before, and comes after it.
+    let earlier = subject.start.plus(LEASE / 2);
+    assert_eq!(renew(store, &lease, earlier).await, Fenced::Applied);
     subject.claim().after(lapse()).is_in_progress(store).await;
     let later = subject.claim().after(lapse() + LEASE);
     later.acquires(store).await;

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, pending};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::key::RecordKey;
+use crate::key::{KeyParts, RecordKey};
 use crate::record::{ClaimRequest, Lease, Record};
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
@@ -45,6 +45,10 @@ pub enum Fault {
     AnswerHangs,
     /// It is no failure, but it takes this long before it is applied.
     Delayed(Duration),
+    /// It is no failure, but it is delivered twice: it is applied and answered, and applied once
+    /// more so much later, whatever has become of the record by then. On the runtime of the caller;
+    /// nobody hears what the second one gives, and it is not counted.
+    Repeated(Duration),
 }
 
 /// A store around another one that fails when it is told to, and counts its calls.
@@ -53,7 +57,7 @@ pub enum Fault {
 /// waited for and fail, and it gives no waiter, so that those who wait for a run have to look.
 #[derive(Debug)]
 pub struct FaultStore<St> {
-    inner: St,
+    inner: Arc<St>,
     script: Mutex<Script>,
 }
 
@@ -68,7 +72,7 @@ impl<St> FaultStore<St> {
     /// A store that does what `inner` does, until it is told otherwise.
     pub fn new(inner: St) -> Self {
         Self {
-            inner,
+            inner: Arc::new(inner),
             script: Mutex::default(),
         }
     }
@@ -96,7 +100,7 @@ impl<St> FaultStore<St> {
     }
 
     /// The store inside.
-    pub const fn inner(&self) -> &St {
+    pub fn inner(&self) -> &St {
         &self.inner
     }
 
@@ -111,11 +115,16 @@ impl<St> FaultStore<St> {
         next.or_else(|| script.always.get(&call).copied())
     }
 
-    async fn with_faults<T: Send>(
+    /// Makes a call, or what is left of it. `again` makes it from what it may keep.
+    async fn with_faults<T: Send, Again>(
         &self,
         call: Call,
         applied: impl Future<Output = Result<T, StoreError>> + Send,
-    ) -> Result<T, StoreError> {
+        again: impl FnOnce(Arc<St>) -> Again + Send,
+    ) -> Result<T, StoreError>
+    where
+        Again: Future<Output = ()> + Send + 'static,
+    {
         match self.take_fault(call) {
             None => applied.await,
             Some(Fault::Refused) => Err(fault("the call was refused")),
@@ -128,12 +137,72 @@ impl<St> FaultStore<St> {
                 tokio::time::sleep(delay).await;
                 applied.await
             }
+            Some(Fault::Repeated(delay)) => {
+                let again = again(Arc::clone(&self.inner));
+                let answer = applied.await;
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    again.await;
+                });
+                answer
+            }
             Some(Fault::RequestHangs) => pending().await,
             Some(Fault::AnswerHangs) => {
                 applied.await?;
                 pending().await
             }
         }
+    }
+}
+
+/// A claim that keeps what `request` only borrows.
+fn claim_again<St: Store>(
+    inner: Arc<St>,
+    request: &ClaimRequest<'_>,
+) -> impl Future<Output = ()> + Send + use<St> {
+    let KeyParts {
+        namespace,
+        scope,
+        method,
+        target,
+        key,
+    } = *request.parts;
+    let texts = [namespace, method, target, key].map(str::to_owned);
+    let scope = scope.map(str::to_owned);
+    let record_key = *request.key;
+    let ClaimRequest {
+        fingerprint,
+        owner,
+        now,
+        lease,
+        retention,
+        clock_skew,
+        take_over,
+        wants_waiter,
+        ..
+    } = *request;
+    async move {
+        let [namespace, method, target, key] = &texts;
+        let parts = KeyParts {
+            namespace,
+            scope: scope.as_deref(),
+            method,
+            target,
+            key,
+        };
+        let request = ClaimRequest {
+            key: &record_key,
+            parts: &parts,
+            fingerprint,
+            owner,
+            now,
+            lease,
+            retention,
+            clock_skew,
+            take_over,
+            wants_waiter,
+        };
+        drop(inner.claim(&request).await);
     }
 }
 
@@ -147,30 +216,113 @@ impl<St: Store> Store for FaultStore<St> {
             wants_waiter: false,
             ..*request
         };
-        self.with_faults(Call::Claim, self.inner.claim(&request))
+        let again = |inner: Arc<St>| claim_again(inner, &request);
+        self.with_faults(Call::Claim, self.inner.claim(&request), again)
             .await
     }
 
     async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        self.with_faults(Call::Renew, self.inner.renew(lease, deadline))
+        let again = |inner: Arc<St>| {
+            let lease = lease.clone();
+            async move { drop(inner.renew(&lease, deadline).await) }
+        };
+        self.with_faults(Call::Renew, self.inner.renew(lease, deadline), again)
             .await
     }
 
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        self.with_faults(Call::Complete, self.inner.complete(lease, completion))
-            .await
+        let again = |inner: Arc<St>| {
+            let (lease, completion) = (lease.clone(), completion.clone());
+            async move { drop(inner.complete(&lease, &completion).await) }
+        };
+        let applied = self.inner.complete(lease, completion);
+        self.with_faults(Call::Complete, applied, again).await
     }
 
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        self.with_faults(Call::Release, self.inner.release(lease, release))
+        let again = |inner: Arc<St>| {
+            let lease = lease.clone();
+            async move { drop(inner.release(&lease, release).await) }
+        };
+        self.with_faults(Call::Release, self.inner.release(lease, release), again)
             .await
     }
 
     async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
-        self.with_faults(Call::Get, self.inner.get(key, now)).await
+        let again = |inner: Arc<St>| {
+            let key = *key;
+            async move { drop(inner.get(&key, now).await) }
+        };
+        self.with_faults(Call::Get, self.inner.get(key, now), again)
+            .await
     }
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
-        self.with_faults(Call::Remove, self.inner.remove(key)).await
+        let again = |inner: Arc<St>| {
+            let key = *key;
+            async move { drop(inner.remove(&key).await) }
+        };
+        self.with_faults(Call::Remove, self.inner.remove(key), again)
+            .await
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::record::Owner;
+    use crate::store::MemoryStore;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+    const LATER: Duration = Duration::from_secs(5);
+
+    async fn claim(store: &impl Store, parts: &KeyParts<'_>, owner: u8) -> Claim {
+        let request = ClaimRequest {
+            key: &parts.record_key(),
+            parts,
+            fingerprint: Fingerprint::of(["same"]),
+            owner: Owner::from_bytes([owner; 16]),
+            now: NOW,
+            lease: Duration::from_secs(30),
+            retention: Duration::from_secs(3_600),
+            clock_skew: Duration::ZERO,
+            take_over: true,
+            wants_waiter: true,
+        };
+        store.claim(&request).await.expect("the call succeeds")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeated_call_is_applied_once_more_in_its_time() {
+        let store = FaultStore::new(MemoryStore::new());
+        let parts = KeyParts {
+            scope: Some("tenant"),
+            key: "key-1",
+            ..KeyParts::default()
+        };
+        store.fail_next(Call::Claim, Fault::Repeated(LATER));
+        let Claim::Acquired(lease) = claim(&store, &parts, 1).await else {
+            panic!("the key is free");
+        };
+        let released = store.release(&lease, Release::Free).await;
+        assert_eq!(released.expect("the call succeeds"), Fenced::Applied);
+        tokio::time::sleep(LATER - Duration::from_millis(1)).await;
+        let before = store.get(&lease.key, NOW).await;
+        assert_eq!(before.expect("the call succeeds"), None);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let after = store.get(&lease.key, NOW).await;
+        let held = Some(Record::InProgress(lease.clone()));
+        assert_eq!(after.expect("the call succeeds"), held);
+        assert_eq!(store.count(Call::Claim), 1);
+
+        store.fail_next(Call::Release, Fault::Repeated(LATER));
+        let released = store.release(&lease, Release::Free).await;
+        assert_eq!(released.expect("the call succeeds"), Fenced::Applied);
+        let second = claim(&store, &parts, 2).await;
+        assert!(matches!(second, Claim::Acquired(_)), "{second:?}");
+        tokio::time::sleep(LATER * 2).await;
+        let third = claim(&store, &parts, 3).await;
+        assert!(matches!(third, Claim::InProgress { .. }), "{third:?}");
     }
 }

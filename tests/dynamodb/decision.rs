@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
 use tower_idempotency::record::{ClaimRequest, Completed, Decision, Held, Lease, decide};
-use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Store};
+use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Release, Store};
 use tower_idempotency::{Fingerprint, Timestamp};
 
-use crate::support::{Claimer, Dynamo, SKEW, START};
+use crate::support::{Claimer, Dynamo, LEASE, SKEW, START};
 
 /// What there is before the claim; times from the start of the test's clock.
 #[derive(Clone, Debug)]
@@ -128,21 +128,23 @@ async fn write(store: &DynamoDbStore, first: &Claimer, before: &Before) -> Writt
 async fn in_progress(store: &DynamoDbStore, first: &Claimer, attempt: &Attempt) -> Lease {
     for _ in 1..attempt.attempts {
         let lease = first.other().acquires(store).await;
-        let orphaned = store.renew(&lease, Timestamp::EPOCH).await;
+        let orphaned = store.release(&lease, Release::Orphan).await;
         assert!(matches!(orphaned, Ok(Fenced::Applied)), "{orphaned:?}");
     }
     let claimer = Claimer {
         now: START.plus(attempt.claimed),
         retention: attempt.expires.saturating_sub(attempt.claimed),
+        lease: attempt
+            .deadline
+            .map_or(LEASE, |deadline| deadline.saturating_sub(attempt.claimed)),
         ..first.clone()
     };
     let mut lease = claimer.acquires(store).await;
-    lease.deadline = match attempt.deadline {
-        Some(deadline) => START.plus(deadline),
-        None => Timestamp::EPOCH,
-    };
-    let renewed = store.renew(&lease, lease.deadline).await;
-    assert!(matches!(renewed, Ok(Fenced::Applied)), "{renewed:?}");
+    if attempt.deadline.is_none() {
+        let orphaned = store.release(&lease, Release::Orphan).await;
+        assert!(matches!(orphaned, Ok(Fenced::Applied)), "{orphaned:?}");
+        lease.deadline = Timestamp::EPOCH;
+    }
     lease
 }
 

@@ -168,6 +168,49 @@ async fn a_key_that_was_reused_is_no_call_here_and_one_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_is_only_being_asked_for_is_not_yet_anothers() {
+    let (far, work) = (shared(), Work::quick());
+    let (here, there) = (node(&far), node(&far));
+    assert!(matches!(work.under(&there).await, Ok(Ran::Executed(1))));
+    let second = Duration::from_secs(1);
+    far.fail_always(Call::Claim, Fault::Delayed(second));
+    let other = tokio::spawn({
+        let here = here.clone();
+        let inputs = Fingerprint::of(["amount=1300"]);
+        async move { here.run(&key(), inputs, || Work::quick().run()).await }
+    });
+    tokio::time::sleep(second / 2).await;
+    let retry = work.under(&here).await;
+    assert!(matches!(retry, Ok(Ran::Replayed(1))), "{retry:?}");
+    let other = other.await.expect("no panic");
+    assert!(matches!(other, Err(RunError::KeyReused)), "{other:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_asked_for_without_an_answer_is_nobodys() {
+    let (far, work) = (shared(), Work::quick());
+    let (here, there) = (node(&far), node(&far));
+    assert!(matches!(work.under(&there).await, Ok(Ran::Executed(1))));
+    far.fail_next(Call::Claim, Fault::RequestLost);
+    far.fail_next(Call::Claim, Fault::RequestHangs);
+    let other = tokio::spawn({
+        let here = here.clone();
+        let inputs = Fingerprint::of(["amount=1300"]);
+        async move { here.run(&key(), inputs, || Work::quick().run()).await }
+    });
+    // The retry is there when the time for the other's second claim is over.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let retry = tokio::spawn({
+        let (work, here) = (work.clone(), here.clone());
+        async move { work.under(&here).await }
+    });
+    let retry = retry.await.expect("no panic");
+    assert!(matches!(retry, Ok(Ran::Replayed(1))), "{retry:?}");
+    let other = other.await.expect("no panic");
+    assert!(matches!(other, Err(RunError::Store(_))), "{other:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_duplicate_that_waits_here_is_woken_without_a_call() {
     let (far, work) = (shared(), Work::slow());
     let here = node(&far).wait_for_in_flight(Duration::from_secs(60));

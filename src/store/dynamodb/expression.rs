@@ -123,6 +123,16 @@ pub(super) fn is_held_by(lease: &Lease) -> Expression {
     )
 }
 
+/// The attempt still owns the record, and its deadline is not later than this one.
+pub(super) fn is_held_no_longer_than(lease: &Lease, deadline: Timestamp) -> Expression {
+    let mut expression = is_held_by(lease);
+    expression.text.push_str(" AND #deadline <= :new_deadline");
+    let deadline = number(deadline.as_micros());
+    let value = (":new_deadline".to_owned(), deadline);
+    expression.values.extend([value]);
+    expression
+}
+
 /// Moves the deadline of a lease, and with it what would delete the item before.
 pub(super) fn set_deadline(lease: &Lease, deadline: Timestamp) -> Expression {
     Expression::new(

@@ -5,7 +5,7 @@ use tracing::warn;
 use super::DynamoDbStore;
 use super::calls::Verdict;
 use super::chunks::CHUNK;
-use super::expression::{is_held_by, set_answer, set_deadline};
+use super::expression::{is_held_by, is_held_no_longer_than, set_answer, set_deadline};
 use super::item::{Found, binary};
 use super::payload::{Encoded, HEAD_LENGTH};
 use super::table::Item;
@@ -15,12 +15,30 @@ use crate::record::Lease;
 use crate::store::{Completion, Fenced};
 
 impl DynamoDbStore {
-    pub(super) async fn move_deadline(
+    /// Moves the deadline, unless it is later already.
+    pub(super) async fn prolong(
         &self,
         lease: &Lease,
         deadline: Timestamp,
     ) -> Result<Fenced, StoreError> {
         let update = set_deadline(lease, deadline);
+        let condition = is_held_no_longer_than(lease, deadline);
+        match self.update(&lease.key, update, condition).await? {
+            Verdict::Applied => Ok(Fenced::Applied),
+            Verdict::Refused(seen) => {
+                let seen = self.refuser(&lease.key, seen).await?;
+                if self.is_held(lease, seen.as_ref()) {
+                    // A later renewal came first.
+                    return Ok(Fenced::Applied);
+                }
+                self.lost(lease, seen).await
+            }
+        }
+    }
+
+    /// Leaves the record as an orphan.
+    pub(super) async fn orphan(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        let update = set_deadline(lease, Timestamp::EPOCH);
         match self.update(&lease.key, update, is_held_by(lease)).await? {
             Verdict::Applied => Ok(Fenced::Applied),
             Verdict::Refused(seen) => {
@@ -68,6 +86,12 @@ impl DynamoDbStore {
                 seen => self.lost(lease, seen).await,
             },
         }
+    }
+
+    /// Whether the attempt still owns the record.
+    fn is_held(&self, lease: &Lease, seen: Option<&Item>) -> bool {
+        let found = seen.map(|item| self.table.found(&lease.key, item));
+        matches!(found, Some(Ok(Found::InProgress(held))) if held.owner == lease.owner)
     }
 
     /// Whether the very answer was recorded by this attempt before.

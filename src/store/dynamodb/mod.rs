@@ -255,7 +255,7 @@ impl Store for DynamoDbStore {
     }
 
     async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        self.move_deadline(lease, deadline).await
+        self.prolong(lease, deadline).await
     }
 
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
@@ -265,7 +265,7 @@ impl Store for DynamoDbStore {
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
         match release {
             Release::Free => self.free(lease).await,
-            Release::Orphan => self.move_deadline(lease, Timestamp::EPOCH).await,
+            Release::Orphan => self.orphan(lease).await,
         }
     }
 
