@@ -117,20 +117,37 @@ fn three_requests_at_once_break_nothing() {
     }
 }
 
-/// The last finds what two have left.
+/// The last finds what two have left that were stopped past their leases.
 #[test]
 fn three_requests_after_each_other_break_nothing() {
-    for policy in [Policy::Retake, Policy::Hold, Policy::Reconcile] {
+    for policy in [Policy::Retake, Policy::Reconcile] {
         let setting = Setting {
             attempts: 3,
-            adversary: Budget {
-                crashes: 1,
-                ..Setting::NOBODY
-            },
+            ticks: 7,
+            adversary: Setting::NOBODY,
             ..Setting::of("three after each other", policy)
         };
-        exhaust(setting, &[Seen::CrashedWhileRunning, Seen::Replayed]);
+        exhaust(setting, &[Seen::TakenOverTwice, Seen::Renewed]);
     }
+}
+
+/// One of which is released, or leaves no outcome, or is not known to the ledger.
+#[test]
+fn three_requests_with_reconcile_do_the_work_once() {
+    let setting = Setting {
+        attempts: 3,
+        adversary: Budget {
+            odds: 2,
+            ..Setting::NOBODY
+        },
+        ..Setting::of("three, and a ledger", Policy::Reconcile)
+    };
+    let seen = [
+        Seen::EffectFenced,
+        Seen::Reconciled,
+        Seen::ReleasedAndRunAgain,
+    ];
+    exhaust(setting, &seen);
 }
 
 #[test]
@@ -200,6 +217,31 @@ fn an_answer_given_unrecorded_is_the_only_hole_and_only_with_retake() {
     exhaust_looking(setting(Policy::Retake), others, &seen);
     exhaust(setting(Policy::Hold), &seen);
     exhaust(setting(Policy::Reconcile), &seen);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn wider_bounds_break_nothing() {
+    for policy in [Policy::Retake, Policy::Hold, Policy::Reconcile] {
+        let crash = Budget {
+            crashes: 1,
+            ..Setting::NOBODY
+        };
+        let crash_and_fault = Budget { faults: 1, ..crash };
+        for (name, attempts, ticks, adversary) in [
+            ("two, for long", 2, 8, crash_and_fault),
+            ("three, a crash and a fault", 3, 3, crash_and_fault),
+            ("three, a crash, for long", 3, 7, crash),
+        ] {
+            let setting = Setting {
+                attempts,
+                ticks,
+                adversary,
+                ..Setting::of(name, policy)
+            };
+            exhaust(setting, &[Seen::CrashedWhileRunning, Seen::Replayed]);
+        }
+    }
 }
 
 /// Goes through all states, and finds every property in each of them.

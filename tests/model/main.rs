@@ -49,7 +49,8 @@
 //! * With `Reconcile`, the work is done once if the ledger fences by token when it is asked, and not
 //!   only when it is written to: the question must keep the older attempt from acting on it later.
 //! * An answer that was given before it was recorded can be followed by another one, with `Retake`
-//!   alone: with `Hold` and `Reconcile`, the answers are the same all the same.
+//!   alone. With `Hold` there is no other, and with `Reconcile` it is the same if the ledger gives
+//!   the answer that the handler gave.
 //!
 //! A claim that comes late, after its own attempt has ended, leaves a lease that nobody holds. With
 //! `Retake` it lapses; with `Hold` the key is then refused as one of unknown outcome although

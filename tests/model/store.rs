@@ -92,7 +92,12 @@ impl Checked {
                 state.uses += 1;
                 self.seen(Seen::ExpiredOrphanWasUsedAgain);
             }
-            Record::InProgress(_) => self.seen(Seen::TakenOver),
+            Record::InProgress(_) => {
+                self.seen(Seen::TakenOver);
+                if holding.number > 2 {
+                    self.seen(Seen::TakenOverTwice);
+                }
+            }
         }
         state.record = Record::InProgress(holding);
     }

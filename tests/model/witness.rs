@@ -32,6 +32,7 @@ pub(crate) enum Seen {
     Swept,
     TakenOver,
     TakenOverAndRunAgain,
+    TakenOverTwice,
     Undone,
     WaitedAndGotIn,
     Withheld,
