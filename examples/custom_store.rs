@@ -6,13 +6,15 @@
 //!
 //! This one is a map behind a mutex. One of yours would make the same decisions in a
 //! transaction of its database: read the record, ask [`decide`], write what it says; and it would
-//! make each fenced write conditional on the owner.
+//! make each fenced write conditional on what [`is_owned_by`] says.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::{Router, routing::post};
-use tower_idempotency::record::{ClaimRequest, Completed, Decision, Held, Lease, Record, decide};
+use tower_idempotency::record::{
+    ClaimRequest, Completed, Decision, Held, Lease, Record, decide, is_owned_by, renewed,
+};
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store};
 use tower_idempotency::testing::conformance;
 use tower_idempotency::{IdempotencyLayer, RecordKey, StoreError, Timestamp};
@@ -30,8 +32,10 @@ impl MapStore {
     /// Changes a record in progress, if `lease` still owns it.
     fn fenced(&self, lease: &Lease, write: impl FnOnce(Lease) -> Option<Record>) -> Fenced {
         let mut records = self.records();
-        let held = match records.get(&lease.key) {
-            Some(Record::InProgress(held)) if held.owner == lease.owner => held.clone(),
+        let existing = records.get(&lease.key);
+        let is_owned = is_owned_by(existing.map(Held::from), lease);
+        let held = match existing {
+            Some(Record::InProgress(held)) if is_owned => held.clone(),
             Some(Record::Completed(completed)) => {
                 return Fenced::LeaseLost(Some(completed.clone()));
             }
@@ -81,8 +85,7 @@ impl Store for MapStore {
 
     async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |held| {
-            // Never back: an older renewal may come late.
-            let deadline = held.deadline.max(deadline);
+            let deadline = renewed(&held, deadline);
             Some(Record::InProgress(Lease { deadline, ..held }))
         }))
     }

@@ -311,6 +311,19 @@ pub fn decide(held: Option<Held<'_>>, request: &ClaimRequest<'_>) -> Decision {
     }
 }
 
+/// Whether `lease` still owns the record that is there: the condition of every write but a claim.
+/// Every store holds its writes to it, atomically. The deadline is not looked at: a lease that
+/// has lapsed and that nobody took over is as good as ever.
+pub fn is_owned_by(held: Option<Held<'_>>, lease: &Lease) -> bool {
+    matches!(held, Some(Held::InProgress(held)) if held.owner == lease.owner)
+}
+
+/// The deadline of a lease after a renewal to `deadline`: the later one. A renewal that was
+/// delayed on its way, or repeated, must not take back what a later one was granted.
+pub fn renewed(held: &Lease, deadline: Timestamp) -> Timestamp {
+    held.deadline.max(deadline)
+}
+
 /// Whether a lease counts as lapsed at `now`, for someone whose clock may be `clock_skew` ahead
 /// of its holder's.
 pub fn has_lapsed(lease: &Lease, now: Timestamp, clock_skew: Duration) -> bool {
@@ -430,6 +443,37 @@ mod tests {
             panic!("an orphan is taken over");
         };
         assert!(token > lease.token);
+    }
+
+    #[test]
+    fn a_record_in_progress_is_its_owners_and_a_completed_one_nobodys() {
+        let lease = held();
+        let lapsed = Lease {
+            deadline: Timestamp::EPOCH,
+            ..held()
+        };
+        let stranger = Lease {
+            owner: SECOND,
+            ..held()
+        };
+        assert!(is_owned_by(Some(Held::InProgress(&lease)), &lease));
+        assert!(is_owned_by(Some(Held::InProgress(&lapsed)), &lease));
+        assert!(!is_owned_by(Some(Held::InProgress(&lease)), &stranger));
+        assert!(!is_owned_by(None, &lease));
+        let completed = Held::Completed {
+            fingerprint: lease.fingerprint,
+            expires_at: lease.expires_at,
+        };
+        assert!(!is_owned_by(Some(completed), &lease));
+    }
+
+    #[test]
+    fn a_renewal_that_comes_late_shortens_nothing() {
+        let lease = held();
+        let earlier = Timestamp::from_micros(lease.deadline.as_micros() - 1);
+        let later = Timestamp::from_micros(lease.deadline.as_micros() + 1);
+        assert_eq!(renewed(&lease, earlier), lease.deadline);
+        assert_eq!(renewed(&lease, later), later);
     }
 
     #[test]

@@ -22,7 +22,10 @@ use super::{Claim, Completion, Fenced, Release, Store, Tiered, Waiter};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Completed, Decision, Held, Lease, Record, decide, has_lapsed};
+use crate::record::{
+    ClaimRequest, Completed, Decision, Held, Lease, Record, decide, has_lapsed, is_owned_by,
+    renewed,
+};
 
 const SHARDS: usize = 64;
 /// What a record in progress takes.
@@ -190,7 +193,7 @@ impl MemoryStore {
         let shard = self.shard(&lease.key);
         let mut table = shard.lock();
         match table.records.get(&lease.key) {
-            Some(record) if record.lease.owner == lease.owner => {
+            Some(record) if is_owned_by(Some(Held::InProgress(&record.lease)), lease) => {
                 write(&mut table, shard);
                 Fenced::Applied
             }
@@ -245,7 +248,7 @@ impl Store for MemoryStore {
     async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |table, _| {
             if let Some(record) = table.records.get_mut(&lease.key) {
-                record.lease.deadline = record.lease.deadline.max(deadline);
+                record.lease.deadline = renewed(&record.lease, deadline);
             }
         }))
     }

@@ -54,6 +54,23 @@ fn complete(store: &MemoryStore, lease: &Lease, size: usize, retention: Duration
 }
 
 #[test]
+fn a_renewal_that_comes_late_takes_nothing_back() {
+    let store = MemoryStore::new();
+    let lease = acquire(&store, 1, START);
+    let minutes = |count: u32| START.plus(HOUR / 60 * count);
+    for deadline in [minutes(2), minutes(1)] {
+        let mut renewed = std::pin::pin!(store.renew(&lease, deadline));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(renewed.as_mut().poll(&mut context).is_ready());
+    }
+    let claim = claim(&store, 1, minutes(2));
+    assert!(
+        matches!(claim, Ok(Claim::InProgress { deadline, .. }) if deadline == minutes(2)),
+        "{claim:?}"
+    );
+}
+
+#[test]
 fn no_claim_slips_between_a_lease_and_its_answer() {
     let store = MemoryStore::new();
     let lease = acquire(&store, 1, START);
