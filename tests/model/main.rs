@@ -32,16 +32,21 @@
 //!
 //! # Bounds
 //!
-//! Time is whole ticks: a lease lasts 2, the skew is 1, time goes on for up to 6, which is enough
-//! for a takeover by either clock. Three requests at most; what the adversary may do how often is
-//! written at each check in `checks.rs`. Within that, every state that can be reached is looked at;
-//! the number of states is printed, and what has to be come by is asserted, so that no check is
-//! empty.
+//! Time is whole ticks: a lease lasts 2, the skew is 1, time goes on for 4, which is enough for a
+//! takeover by either clock, or for 7, which is enough for two. Three requests at most; what the
+//! adversary may do how often is written at each check in `checks.rs`. Within that, every state that
+//! can be reached is looked at; the number of states is printed, and what has to be come by is
+//! asserted, so that no check is empty. Wider bounds take minutes:
+//!
+//! ```text
+//! cargo test --test model -- --ignored --nocapture
+//! ```
 //!
 //! # Properties
 //!
 //! They are in `properties.rs`, and `bugs.rs` seeds the mistakes that show that each of them can be
-//! broken. Three come with a condition that the model found to be needed:
+//! broken. What they say of a key holds until its record expires; after that, it is another key.
+//! Three come with a condition that the model found to be needed:
 //!
 //! * No node can look at its lease and start its handler in one step. A node that is stopped
 //!   between the two starts late, beside the one that took over. Under `Hold` nobody takes over;

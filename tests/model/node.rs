@@ -71,14 +71,16 @@ impl Checked {
             && let Record::InProgress(holding) = state.record
         {
             // Its owner ids are those with its number as their rest.
-            let holder = usize::from(holding.owner) % ATTEMPTS;
-            state.broken.kept_out_by_itself |= holder == usize::from(id);
-        }
-        if matches!(claimed, Claimed::Orphaned) {
-            self.seen(Seen::OrphanHeld);
-            let did_nothing = |it: &Attempt| matches!(it.fate, Fate::NotStarted | Fate::Released);
-            if state.attempts.iter().all(did_nothing) {
-                self.seen(Seen::OrphanHeldThoughNothingWasDone);
+            let holder = holding.owner % ATTEMPTS as Id;
+            state.broken.kept_out_by_itself |= holder == id;
+            if matches!(claimed, Claimed::Orphaned) {
+                self.seen(Seen::OrphanHeld);
+                let did_nothing =
+                    |it: &Attempt| matches!(it.fate, Fate::NotStarted | Fate::Released);
+                let will_do_nothing = state.attempt(holder).phase == Phase::Over;
+                if will_do_nothing && state.attempts.iter().all(did_nothing) {
+                    self.seen(Seen::OrphanHeldThoughNothingWasDone);
+                }
             }
         }
         let attempt = state.attempt_mut(id);
