@@ -36,7 +36,11 @@ impl<T: 'static> Orphan<T> {
     /// [`reconcile_timeout`](crate::Executor::reconcile_timeout) says; after that, or when it
     /// panics, the outcome counts as [`Reconciled::Unknown`].
     ///
-    /// The business system should keep with each effect the
+    /// The answer must hold: before the business system says that the work was not done, it has to
+    /// see to it that the lost attempt, which may only be slow, does not do it later. It can note
+    /// [`Orphaned::token`] when it is asked, and refuse lower fencing tokens from then on.
+    ///
+    /// It should also keep with each effect the
     /// [record key](IdempotencyKey::record_key) that it was made under, and when: a key may be
     /// used again, for something else, once its retention is over, and an effect from before
     /// [`Orphaned::created_at`] is no outcome of this attempt.
