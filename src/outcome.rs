@@ -82,8 +82,14 @@ impl fmt::Display for Outcome {
 
 /// Says when the key was first seen and when it expires.
 pub(crate) fn report_times(headers: &mut HeaderMap, created_at: Timestamp, expires_at: Timestamp) {
-    headers.insert(IDEMPOTENCY_FIRST_SEEN, http_date(created_at));
-    headers.insert(IDEMPOTENCY_EXPIRES, http_date(expires_at));
+    mark(headers, IDEMPOTENCY_FIRST_SEEN, http_date(created_at));
+    mark(headers, IDEMPOTENCY_EXPIRES, http_date(expires_at));
+}
+
+/// Adds a field of this layer's own. A response that has as many fields as there can be goes
+/// without it.
+pub(crate) fn mark(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    let _ = headers.try_insert(name, value);
 }
 
 fn http_date(timestamp: Timestamp) -> HeaderValue {

@@ -105,7 +105,8 @@ impl Settings {
 
     /// The header fields of a response that are recorded.
     pub(crate) fn stored_headers(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut stored = HeaderMap::with_capacity(headers.len());
+        // Of its names: of values a map takes more than one can be made for.
+        let mut stored = HeaderMap::with_capacity(headers.keys_len());
         let of_connection = named_by_connection(headers);
         for (name, value) in headers {
             let left_out = is_of_one_message(name)

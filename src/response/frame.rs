@@ -195,10 +195,12 @@ impl<'a> Reader<'a> {
         if count > (self.payload.len() - self.at) / 2 {
             return Err(DamagedAnswer::Truncated);
         }
+        const MADE_FOR: usize = 16 << 10;
         const TOO_MANY: DamagedAnswer = DamagedAnswer::Invalid {
             part: "number of header fields",
         };
-        let mut fields = HeaderMap::try_with_capacity(count).map_err(|_| TOO_MANY)?;
+        // There may be more values than a map can be made for, but not more names.
+        let mut fields = HeaderMap::with_capacity(count.min(MADE_FOR));
         for _ in 0..count {
             let name = self.name()?;
             let value = HeaderValue::from_maybe_shared(self.sized()?).map_err(|_| {

@@ -6,7 +6,7 @@ use http::header::HeaderValue;
 
 use crate::body::{BufferedBody, FromBuffered};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::outcome::{IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, report_times};
+use crate::outcome::{IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, mark, report_times};
 use crate::problem::{Refusal, RefusalReason};
 use crate::record::Completed;
 use crate::response::{Answer, StoredResponse};
@@ -36,7 +36,7 @@ impl<St: Store> Shared<St> {
             Err(damage) => return self.refuse(&StoreError::from(damage).into()),
         };
         let mut response = made_again(stored);
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, TRUE);
+        mark(response.headers_mut(), IDEMPOTENT_REPLAYED, TRUE);
         if self.settings.report_times {
             report_times(
                 response.headers_mut(),
@@ -80,7 +80,7 @@ impl<St: Store> Shared<St> {
 
 /// Marks the response of a request that ran without protection.
 pub(super) fn unprotected<RB>(mut response: Response<RB>) -> Response<RB> {
-    response.headers_mut().insert(IDEMPOTENCY_UNPROTECTED, TRUE);
+    mark(response.headers_mut(), IDEMPOTENCY_UNPROTECTED, TRUE);
     response.extensions_mut().insert(Outcome::Unprotected);
     response
 }

@@ -3,6 +3,7 @@
 //!
 //! Compressed bodies are no case of their own: the layer never unpacks one.
 
+mod bombs;
 mod buffers;
 
 mod collisions;
