@@ -232,7 +232,8 @@ impl<St: Store> Fixture<St> {
             _ => assert!(stored && retry.body() == "run 1", "{told}"),
         }
         // Until the store has taken what it did not take at first.
-        handle.idle().await;
+        let at_rest = timeout(LEASE / 3, handle.idle()).await;
+        assert!(at_rest.is_ok(), "{told}: {} in flight", handle.in_flight());
         let again = answer(self.request()).await;
         if stored || replayed {
             assert!(again.is(201, "replayed"), "{told}: {again:?}");
