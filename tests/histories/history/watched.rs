@@ -256,10 +256,15 @@ impl<St: Store> Uplink<St> {
             *calls += 1;
             *calls
         };
-        // Now and then a node cannot renew at all, and its runs outlive their leases.
-        let is_cut_off = call == Call::Renew
-            && !self.faults.are_calm
-            && Random::about(self.faults.seed, [6, self.node as u64, key as u64]).happens(20);
+        // Now and then a node cannot renew at all, or not complete either, and its runs outlive
+        // their leases.
+        let cut_off = Random::about(self.faults.seed, [6, self.node as u64, key as u64]).below(10);
+        let is_cut_off = match call {
+            Call::Renew => cut_off < 2,
+            Call::Complete => cut_off < 1,
+            _ => false,
+        };
+        let is_cut_off = is_cut_off && !self.faults.are_calm;
         if is_cut_off {
             let fault = Fault::RequestLost;
             self.store.fail_next(call, fault);
