@@ -2,10 +2,13 @@
 //!
 //! `SEED` begins with another seed than 1, and `HISTORIES` says how many follow it.
 
+mod business;
 mod check;
 mod event;
 mod hand_made;
+mod plan;
 mod random;
+mod rule;
 mod spec;
 mod stores;
 mod watched;
@@ -19,11 +22,13 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::task::JoinSet;
 
-use self::check::{Violation, check};
+use self::check::check;
 use self::event::{Event, What};
+use self::plan::{Plan, Policy};
 use self::random::Random;
+use self::rule::Violation;
 use self::stores::Kind;
-use self::world::{Plan, Policy, World};
+use self::world::World;
 use crate::dynamo::Dynamo;
 
 /// What is left to chance about the plan itself.
@@ -97,7 +102,7 @@ fn told(
 }
 
 fn each_history(test: &str, nodes: usize, wants: &[&str], kind: impl Fn() -> Kind) {
-    let seeds = seeds(100);
+    let seeds = seeds(200);
     println!("{test}: seeds {seeds:?}");
     let mut answers = BTreeMap::<_, usize>::new();
     for seed in seeds {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::check::{Rule, check};
+use super::check::check;
 use super::event::{Claimed, End, Event, Id, Reply, Stored, What, Written};
-use super::world::{Plan, Policy};
+use super::plan::{Plan, Policy};
+use super::rule::Rule;
 
 const LEASE: u64 = 3_000_000;
 const SKEW: u64 = 200_000;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::event::{Claimed, Id, Stored, Written};
-use super::world::Plan;
+use super::plan::Plan;
 
 pub(crate) struct Spec {
     skew: u64,

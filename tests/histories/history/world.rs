@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,50 +19,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Service, service_fn};
 use tower_idempotency::store::SharedStore;
-use tower_idempotency::{
-    Attempt, Clock, IdempotencyLayer, Orphan, Orphaned, Outcome, Reconciled, Timestamp,
-};
+use tower_idempotency::{Clock, IdempotencyLayer, Orphan, Outcome, Timestamp};
 use tower_layer::Layer;
 
-use super::event::{EPOCH, End, History, Reply, What, moment};
+use super::business::Business;
+use super::event::{EPOCH, History, Reply, What};
+use super::plan::{Plan, Policy};
 use super::random::Random;
 use super::stores::Kind;
 use super::watched::{Keys, Life};
-
-/// What an orphan means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Policy {
-    Retake,
-    Hold,
-    Reconcile,
-}
-
-/// How a history goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) seed: u64,
-    pub(crate) policy: Policy,
-    pub(crate) answer_unrecorded: bool,
-    pub(crate) nodes: usize,
-    pub(crate) keys: usize,
-    pub(crate) clients: usize,
-    pub(crate) requests_each: usize,
-    /// Of a hundred calls to the store, so many fail.
-    pub(crate) faults: u64,
-    /// Nothing waits for as long as chance in the product says.
-    pub(crate) is_calm: bool,
-    pub(crate) lease: Duration,
-    pub(crate) skew: Duration,
-    /// Whether the store of record is seen through, call by call.
-    pub(crate) is_exact: bool,
-}
-
-impl Plan {
-    /// How late a call to the store is applied at most.
-    pub(crate) fn latest(&self) -> Duration {
-        self.lease * 2
-    }
-}
 
 pub(crate) struct World {
     pub(crate) plan: Plan,
@@ -72,18 +37,10 @@ pub(crate) struct World {
     nodes: Mutex<Vec<Arc<Node>>>,
     /// Shared by all nodes.
     life: Life,
-    business: Mutex<HashMap<usize, Business>>,
+    pub(super) business: Mutex<HashMap<usize, Business>>,
     requests: AtomicUsize,
-    runs: AtomicUsize,
+    pub(super) runs: AtomicUsize,
     incarnations: AtomicUsize,
-}
-
-/// What the business system knows of a key.
-#[derive(Default)]
-struct Business {
-    starts: u64,
-    highest_token: u64,
-    answer: Option<String>,
 }
 
 struct Node {
@@ -177,114 +134,6 @@ impl World {
                 })
             }
         }
-    }
-
-    /// Finds an effect, or sees to it that there will be none of an older attempt.
-    async fn reconcile(
-        self: Arc<Self>,
-        life: Life,
-        orphaned: Orphaned,
-    ) -> Reconciled<Response<Bytes>> {
-        let key = number_in(orphaned.key.as_str());
-        let token = orphaned.token.as_u64();
-        let mut random = Random::about(self.plan.seed, [2, key as u64, token]);
-        sleep(random.duration(self.plan.lease / 2)).await;
-        life.goes_on().await;
-        if !life.is_healed() && random.happens(10) {
-            return Reconciled::Unknown;
-        }
-        let mut business = locked(&self.business);
-        let business = business.entry(key).or_default();
-        business.highest_token = business.highest_token.max(token);
-        let has_effect = business.answer.is_some();
-        let token = moment(Timestamp::from_micros(token));
-        self.history.note(key, What::Asked { token, has_effect });
-        match &business.answer {
-            Some(answer) => Reconciled::Completed(created(Bytes::from(answer.clone()))),
-            None => Reconciled::NotExecuted,
-        }
-    }
-
-    /// The handler.
-    async fn charge(self: Arc<Self>, life: Life, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes();
-        let content = number_in(&String::from_utf8_lossy(&body));
-        let header = |name| {
-            let value: &http::HeaderValue = &parts.headers[name];
-            number_in(value.to_str().expect("visible"))
-        };
-        let (key, request) = (header("idempotency-key"), header("x-request"));
-        let attempt = parts.extensions.get::<Attempt>().expect("it is guarded");
-        let token = attempt.token().as_u64();
-        life.goes_on().await;
-
-        let run = self.runs.fetch_add(1, Ordering::SeqCst);
-        let start = {
-            let mut business = locked(&self.business);
-            let business = business.entry(key).or_default();
-            business.starts += 1;
-            business.starts
-        };
-        self.history.note(
-            key,
-            What::Started {
-                run,
-                request,
-                token: moment(Timestamp::from_micros(token)),
-            },
-        );
-        let mut random = Random::about(self.plan.seed, [3, key as u64, start]);
-        let fate = match life.is_healed() {
-            true => u64::MAX,
-            false => random.below(20),
-        };
-        let ended = |how| self.history.note(key, What::Ended { run, how });
-        // Now and then longer than a lease that is not renewed.
-        let at_least = match random.happens(25) && !life.is_healed() {
-            true => self.plan.lease,
-            false => Duration::ZERO,
-        };
-        sleep(at_least + random.duration(self.plan.lease * 2)).await;
-        life.goes_on().await;
-        match fate {
-            0 => {
-                ended(End::Panics);
-                resume_unwind(Box::new("as planned"));
-            }
-            1 => {
-                ended(End::Answers(500));
-                return failed();
-            }
-            _ => {}
-        }
-        let answer = format!("order {key} run {run} content {content}");
-        let is_refused = self.has_effect(key, token, &answer);
-        self.history.note(key, What::Effect { run, is_refused });
-        if is_refused {
-            ended(End::Answers(500));
-            return failed();
-        }
-        sleep(random.duration(self.plan.lease / 2)).await;
-        life.goes_on().await;
-        if fate == 2 {
-            ended(End::Panics);
-            resume_unwind(Box::new("as planned"));
-        }
-        ended(End::Answers(201));
-        created(Body::from(answer))
-    }
-
-    /// Does what must not be done twice, if the policy is to ask and nobody has asked since.
-    fn has_effect(&self, key: usize, token: u64, answer: &str) -> bool {
-        let mut business = locked(&self.business);
-        let business = business.entry(key).or_default();
-        let is_refused = self.plan.policy == Policy::Reconcile && token < business.highest_token;
-        if !is_refused {
-            business.highest_token = business.highest_token.max(token);
-            business.answer.get_or_insert_with(|| answer.to_owned());
-        }
-        is_refused
     }
 
     async fn client(self: Arc<Self>, client: u64) {
@@ -435,12 +284,12 @@ impl fmt::Debug for World {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The number at the end of a text.
-fn number_in(text: &str) -> usize {
+pub(super) fn number_in(text: &str) -> usize {
     let number = text.rsplit('-').next().and_then(|text| text.parse().ok());
     number.expect("it ends with a number")
 }
@@ -457,16 +306,4 @@ async fn read(response: Response<Body>) -> Reply {
             _ => String::new(),
         },
     }
-}
-
-fn created<B>(body: B) -> Response<B> {
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::CREATED;
-    response
-}
-
-fn failed() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response
 }
