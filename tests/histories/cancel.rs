@@ -1,5 +1,6 @@
 //! Requests dropped at every point where they wait: nothing done is lost, and no key is stuck.
 
+mod door;
 mod dropping;
 mod fixture;
 mod scenario;
@@ -8,8 +9,9 @@ mod stores;
 use tokio::task::JoinSet;
 use tower_idempotency::store::{SharedStore, Store};
 
+use self::door::Door;
 use self::dropping::{When, drop_after};
-use self::fixture::{Door, Fixture, Time};
+use self::fixture::{Fixture, Time};
 use self::scenario::Scenario;
 use self::stores::Stores;
 use crate::dynamo::Dynamo;

@@ -4,6 +4,7 @@
 
 mod cancel;
 mod dynamo;
+mod history;
 mod pace;
 #[expect(dead_code, reason = "the tests of the store itself use more of it")]
 #[path = "../dynamodb/wire.rs"]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::fixture::{Reply, Replying};
+use super::door::{Reply, Replying};
 
 /// When a future is dropped that is to be polled no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

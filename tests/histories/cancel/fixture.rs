@@ -1,9 +1,8 @@
 //! A layer over a store, a handler that is watched, and what must hold when a request is gone.
 
 use std::convert::Infallible;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::panic::resume_unwind;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,15 +12,11 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
-use tower::{Service, service_fn};
 use tower_idempotency::store::{SharedStore, Store};
 use tower_idempotency::testing::{ManualClock, TokioClock};
-use tower_idempotency::{
-    Clock, Fingerprint, IdempotencyKey, IdempotencyLayer, Orphan, Outcome, Ran, Reconciled,
-    RunError,
-};
-use tower_layer::Layer;
+use tower_idempotency::{Clock, IdempotencyLayer, Orphan, Reconciled, Timestamp};
 
+use super::door::{Door, Reply, Replying, call, run};
 use super::dropping::answer;
 use super::scenario::Scenario;
 use super::stores::Stores;
@@ -61,40 +56,6 @@ impl Time {
         }
     }
 }
-
-/// How a request comes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
-    Layer,
-    Executor,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Reply {
-    Answered {
-        status: u16,
-        body: String,
-        has_trailers: bool,
-        /// What the layer says of it.
-        outcome: String,
-    },
-    Panicked,
-}
-
-impl Reply {
-    fn is(&self, status: u16, outcome: &str) -> bool {
-        matches!(self, Self::Answered { status: is, outcome: says, .. } if *is == status && says == outcome)
-    }
-
-    fn body(&self) -> &str {
-        match self {
-            Self::Answered { body, .. } => body,
-            Self::Panicked => "",
-        }
-    }
-}
-
-pub(crate) type Replying = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// What the handler has done.
 #[derive(Default)]
@@ -232,7 +193,8 @@ impl<St: Store> Fixture<St> {
             _ => assert!(stored && retry.body() == "run 1", "{told}"),
         }
         // Until the store has taken what it did not take at first.
-        handle.idle().await;
+        let at_rest = timeout(LEASE / 3, handle.idle()).await;
+        assert!(at_rest.is_ok(), "{told}: {} in flight", handle.in_flight());
         let again = answer(self.request()).await;
         if stored || replayed {
             assert!(again.is(201, "replayed"), "{told}: {again:?}");
@@ -294,10 +256,8 @@ fn policy(scenario: Scenario) -> Orphan<Response<Bytes>> {
 /// A run of a node that vanishes in the middle of it: it never ends, and its clock is far
 /// behind, so that its lease has lapsed.
 async fn leave_orphan(far: SharedStore, door: Door, key: &str) {
-    let clock = ManualClock::new();
-    clock.set(tower_idempotency::Timestamp::from_micros(
-        TokioClock::new().now().as_micros() - 3_600_000_000,
-    ));
+    let an_hour_ago = TokioClock::new().now().as_micros() - 3_600_000_000;
+    let clock = ManualClock::starting_at(Timestamp::from_micros(an_hour_ago));
     let layer = IdempotencyLayer::new(far).clock(clock).lease(LEASE);
     let has_begun = Arc::new(tokio::sync::Semaphore::new(0));
     let begun = Arc::clone(&has_begun);
@@ -362,55 +322,4 @@ async fn work(scenario: Scenario, time: Time, ledger: &Ledger) -> Result<String,
     ledger.effects.fetch_add(1, Ordering::SeqCst);
     pause(2).await;
     Ok(format!("run {run}"))
-}
-
-fn call<St, F, Fut>(layer: &IdempotencyLayer<St>, key: &str, alive: &Alive, handler: F) -> Replying
-where
-    St: Store,
-    F: FnMut(Request<Body>) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
-{
-    let request = Request::post("/charges")
-        .header("idempotency-key", key)
-        .body(alive.body(&["amount", "=1200"]))
-        .expect("a valid request");
-    let responding = layer.layer(service_fn(handler)).call(request);
-    Box::pin(async move {
-        let Ok(response) = responding.await;
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body");
-        let outcome = parts.extensions.get::<Outcome>();
-        Reply::Answered {
-            status: parts.status.as_u16(),
-            has_trailers: body.trailers().is_some(),
-            body: String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-            outcome: outcome.map_or_else(String::new, Outcome::to_string),
-        }
-    })
-}
-
-/// The same by the executor, in the words of HTTP.
-fn run<St, F, Fut>(layer: &IdempotencyLayer<St>, key: &str, work: F) -> Replying
-where
-    St: Store,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<String, Infallible>> + Send + 'static,
-{
-    let executor = layer.executor().clone();
-    let key = IdempotencyKey::new("charge", key).expect("a valid key");
-    Box::pin(async move {
-        let inputs = Fingerprint::of(["amount=1200"]);
-        let (status, outcome, body) = match executor.run(&key, inputs, work).await {
-            Ok(Ran::Executed(body)) => (201, "executed: stored", body),
-            Ok(Ran::Replayed(body)) => (201, "replayed", body),
-            Err(RunError::OutcomeUnknown) => (409, "refused: outcome-unknown", String::new()),
-            Err(other) => (500, "failed", other.to_string()),
-        };
-        Reply::Answered {
-            status,
-            body,
-            has_trailers: true,
-            outcome: outcome.to_owned(),
-        }
-    })
 }

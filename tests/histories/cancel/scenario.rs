@@ -1,6 +1,6 @@
 //! What happens to the request that is dropped.
 
-use super::fixture::Door;
+use super::door::Door;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scenario {
