@@ -82,7 +82,7 @@ pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
 /// While a record is there, each attempt at it gets a higher token than the one before, whatever
 /// the clocks say. Tokens start at the time of the claim, in microseconds since the Unix epoch, so
 /// that they go on growing after a record was forgotten, unless the claimers' clocks went back in
-/// between.
+/// between, or both claims fell into one microsecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
