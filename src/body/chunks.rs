@@ -1,33 +1,41 @@
 //! Bytes of a body, in the order in which they came.
 
+use std::collections::VecDeque;
+use std::mem;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::executor::Taken;
 
-/// The first chunk as it came, for most bodies are one, and a copy of what came after it.
-///
-/// A chunk keeps the buffer alive that it was read into, and takes some fifty bytes itself. A client
-/// that means harm may send as many of them as its body has bytes.
+/// A chunk shorter than this is copied together with its neighbours: one keeps the buffer alive
+/// that it was read into, and takes some fifty bytes itself, and a client that means harm may send
+/// as many of them as its body has bytes.
+const SHORT: usize = 4 << 10;
+
+/// The chunks of a body. Most bodies are one, which is kept as it came.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
     first: Bytes,
-    rest: BytesMut,
+    more: VecDeque<Bytes>,
+    /// The last ones, if they are short.
+    short: BytesMut,
     /// The room that the bytes take, until the last of them has been handed on.
     pub(super) taken: Taken,
 }
 
 impl Chunks {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        [&self.first[..], &self.rest[..]].into_iter()
+        let whole = [&self.first].into_iter().chain(&self.more);
+        whole.map(|chunk| &chunk[..]).chain([&self.short[..]])
     }
 
     pub(crate) fn length(&self) -> usize {
-        self.first.len() + self.rest.len()
+        self.iter().map(<[u8]>::len).sum()
     }
 
     /// All bytes in one piece; a copy only if there were several chunks.
     pub(crate) fn contiguous(&self) -> Bytes {
-        if self.rest.is_empty() {
+        if self.more.is_empty() && self.short.is_empty() {
             return self.first.clone();
         }
         let mut all = BytesMut::with_capacity(self.length());
@@ -40,8 +48,13 @@ impl Chunks {
     pub(super) fn push(&mut self, chunk: Bytes) {
         if self.first.is_empty() {
             self.first = chunk;
+        } else if chunk.len() < SHORT {
+            self.short.extend_from_slice(&chunk);
         } else {
-            self.rest.extend_from_slice(&chunk);
+            if !self.short.is_empty() {
+                self.more.push_back(mem::take(&mut self.short).freeze());
+            }
+            self.more.push_back(chunk);
         }
     }
 
@@ -49,8 +62,11 @@ impl Chunks {
         if self.first.is_empty() {
             return None;
         }
-        let rest = std::mem::take(&mut self.rest).freeze();
-        let next = std::mem::replace(&mut self.first, rest);
+        let following = match self.more.pop_front() {
+            Some(chunk) => chunk,
+            None => mem::take(&mut self.short).freeze(),
+        };
+        let next = mem::replace(&mut self.first, following);
         if self.first.is_empty() {
             self.taken = Taken::default();
         }
@@ -79,7 +95,37 @@ mod tests {
     }
 
     #[test]
-    fn later_chunks_do_not_keep_the_buffers_alive_that_they_were_read_into() {
+    fn long_chunks_are_not_copied_and_stay_in_their_places() {
+        let long = |byte| Bytes::from(vec![byte; SHORT]);
+        let all = [
+            long(b'a'),
+            long(b'b'),
+            "cc".into(),
+            "dd".into(),
+            long(b'e'),
+            "f".into(),
+        ];
+        let mut chunks = Chunks::default();
+        for chunk in &all {
+            chunks.push(chunk.clone());
+        }
+        assert_eq!(chunks.length(), 3 * SHORT + 5);
+        assert_eq!(chunks.contiguous(), all.concat());
+        let mut popped = Vec::new();
+        while let Some(chunk) = chunks.pop() {
+            popped.push(chunk);
+        }
+        assert_eq!(popped.concat(), all.concat());
+        let places = |of: [&Bytes; 3]| of.map(|chunk| chunk.as_ptr());
+        assert_eq!(
+            places([&popped[0], &popped[1], &popped[3]]),
+            places([&all[0], &all[1], &all[4]])
+        );
+        assert_eq!(popped.len(), 5, "short ones are one");
+    }
+
+    #[test]
+    fn short_chunks_do_not_keep_the_buffers_alive_that_they_were_read_into() {
         let buffer = Bytes::from(vec![b'x'; 8_192]);
         let mut chunks = Chunks::default();
         chunks.push(Bytes::from_static(b"a"));
