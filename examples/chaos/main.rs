@@ -72,6 +72,9 @@ enum Role {
 #[tokio::main]
 async fn main() -> ExitCode {
     let flags = Flags::parse();
+    if flags.role.is_some() {
+        process::end_with_parent();
+    }
     let result = match flags.role {
         None => storm::run(&flags.storm).await,
         Some(Role::Node { journal, payments }) => match Journal::open(&journal) {

@@ -15,6 +15,14 @@ use crate::Result;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
+/// Ends this process when the one that started it is gone: its standard input ends then.
+pub(crate) fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
+}
+
 /// A process that listens. It is killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
@@ -34,7 +42,7 @@ impl Process {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("NO_PROXY", "127.0.0.1")
             .env("RUST_LOG", "error,dynoxide=off")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)
