@@ -187,8 +187,8 @@ impl<St: Store> Executor<St> {
     /// is tried again in the background. Default: `true`.
     ///
     /// A result that is given before it is recorded can be followed by another one for the same
-    /// key, if the process dies before the store takes it and the work is run again. `false`
-    /// rules that out: the one who waits gets [`RunError::NotRecorded`], and the result when it
+    /// key, if the process dies, or is stopped past its lease, before the store takes it and the
+    /// work is [run again](Orphan::Retake). `false` rules that out: the one who waits gets [`RunError::NotRecorded`], and the result when it
     /// asks again after the store has taken it.
     #[must_use]
     pub fn answer_unrecorded(self, answer_unrecorded: bool) -> Self {
