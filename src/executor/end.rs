@@ -157,15 +157,15 @@ impl<St: Store> Executor<St> {
             beating: &mut beating,
         }
         .await;
-        // A renewal that crosses the end would take the lease for lost. What is left of the lease is
-        // enough for the end.
-        drop(beating);
+        if let Some(beating) = &beating {
+            beating.end_is_under_way();
+        }
         match outcome {
             Ok(Finished { value, end }) => {
                 let is_answer = matches!(end, End::Record { .. });
                 let write = self.write_for(end, &held.lease, &key).await;
                 let record_key = held.lease.key;
-                let (recorded, expires_at) = match self.end(held, write).await {
+                let (recorded, expires_at) = match self.end(held, write, beating).await {
                     Ended::As(recorded, expires_at) => (recorded, expires_at),
                     Ended::Superseded(completed) => return Settled::Superseded(completed),
                 };
@@ -182,7 +182,7 @@ impl<St: Store> Executor<St> {
             }
             Err(panic) => {
                 let write = self.write_for(End::Unknown, &held.lease, &key).await;
-                self.end(held, write).await;
+                self.end(held, write, beating).await;
                 resume_unwind(panic)
             }
         }
@@ -227,14 +227,14 @@ impl<St: Store> Executor<St> {
     /// Gives a key back whose work was not begun.
     pub(super) async fn undo(&self, held: Held) {
         let release = Write::Release(undoing(&held.lease));
-        self.end(held, release).await;
+        self.end(held, release, None).await;
     }
 
-    async fn end(&self, held: Held, write: Write) -> Ended {
+    async fn end(&self, held: Held, write: Write, beating: Option<Beating<St>>) -> Ended {
         match self.try_end(&held.lease, &write).await {
             Some(ended) => ended,
             None => {
-                self.end_in_background(held, write);
+                self.end_in_background(held, write, beating);
                 Ended::As(Recorded::Pending, None)
             }
         }
@@ -276,18 +276,14 @@ impl<St: Store> Executor<St> {
 
     /// Goes on trying, under the lease, until the store takes it, the lease is lost, or the
     /// record would have expired.
-    fn end_in_background(&self, held: Held, write: Write) {
+    fn end_in_background(&self, held: Held, write: Write, beating: Option<Beating<St>>) {
         self.shared.runs.completion_retried();
         let executor = self.clone();
         let retrying = async move {
             let settings = &executor.shared.settings;
             let Held { lease, permit } = held;
-            let deadline = executor.now().plus(settings.lease);
-            // Whether it was taken, or the lease is lost: the next try at the end tells.
-            let _ = executor
-                .bounded(executor.shared.store.renew(&lease, deadline))
-                .await;
             // Without a limit on its execution: the work is done, only its record is missing.
+            drop(beating);
             let _beating = executor.shared.heart.keep(&lease, settings.lease, None);
             let gives_up = after(settings.retention);
             let longest_pause = LONGEST_PAUSE.min(settings.lease / 3);

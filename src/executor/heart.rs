@@ -39,6 +39,8 @@ struct Beat {
     due: Instant,
     /// When the run has had its time, and its lease may lapse.
     ends_at: Option<Instant>,
+    /// Whether the end of the run is under way to the store.
+    is_ending: bool,
 }
 
 impl<St: Store> Heart<St> {
@@ -64,6 +66,7 @@ impl<St: Store> Heart<St> {
             duration,
             due,
             ends_at: max_execution.map(after),
+            is_ending: false,
         };
         let mut state = self.lock();
         state.beats.insert(lease.owner, beat);
@@ -119,7 +122,10 @@ impl<St: Store> Heart<St> {
         match renewed.await {
             Ok(Ok(Fenced::Applied)) => {}
             Ok(Ok(Fenced::LeaseLost(_))) => {
-                if self.lock().beats.remove(&lease.owner).is_some() {
+                let beat = self.lock().beats.remove(&lease.owner);
+                // A renewal that comes after the end of its own run finds no lease, either; what
+                // became of the lease is for the end to say.
+                if beat.is_some_and(|beat| !beat.is_ending) {
                     warn!(record = %lease.key, "a run lost its lease");
                 }
             }
@@ -179,6 +185,15 @@ impl<St: Store> Drop for Task<St> {
 pub(super) struct Beating<St: Store> {
     heart: Arc<Heart<St>>,
     owner: Owner,
+}
+
+impl<St: Store> Beating<St> {
+    /// From here on, the end of the run is under way to the store.
+    pub(super) fn end_is_under_way(&self) {
+        if let Some(beat) = self.heart.lock().beats.get_mut(&self.owner) {
+            beat.is_ending = true;
+        }
+    }
 }
 
 impl<St: Store> Drop for Beating<St> {
