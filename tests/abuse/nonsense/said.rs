@@ -128,7 +128,9 @@ async fn an_answer_to_another_request_is_not_given_for_a_lost_lease() {
         ..Says::to_claims(|request| Claim::Acquired(granted(request)))
     };
     let app = Runs::default().behind(IdempotencyLayer::new(store));
-    ask(&app, request("k", "body")).await.ran("run 1");
+    ask(&app, request("k", "body"))
+        .await
+        .refused(409, "lease-lost");
 
     let store = Says {
         to_completions: Box::new(lost),
@@ -142,7 +144,9 @@ async fn an_answer_to_another_request_is_not_given_for_a_lost_lease() {
     };
     let found = Orphan::reconcile(async |_| Reconciled::Completed(answer("found")));
     let app = Runs::default().behind(IdempotencyLayer::new(store).orphan(found));
-    ask(&app, request("k", "body")).await.replayed("found");
+    ask(&app, request("k", "body"))
+        .await
+        .refused(409, "lease-lost");
 }
 
 #[tokio::test(start_paused = true)]
