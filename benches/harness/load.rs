@@ -27,7 +27,7 @@ pub(crate) struct Setup {
     /// How long answers are remembered.
     pub(crate) retention: Duration,
     /// How often the handler has run.
-    runs: AtomicU64,
+    pub(crate) runs: AtomicU64,
 }
 
 impl Setup {
@@ -37,16 +37,6 @@ impl Setup {
             retention: Duration::from_secs(24 * 60 * 60),
             runs: AtomicU64::new(0),
         }
-    }
-
-    pub(crate) fn answer(mut self, length: usize) -> Self {
-        self.answer = bytes(length);
-        self
-    }
-
-    pub(crate) fn retention(mut self, retention: Duration) -> Self {
-        self.retention = retention;
-        self
     }
 
     /// What the handler does: it reads the request's body and answers.
@@ -72,7 +62,7 @@ impl Setup {
         response
     }
 
-    pub(crate) fn runs(&self) -> u64 {
+    pub(crate) fn runs_so_far(&self) -> u64 {
         self.runs.load(Ordering::Relaxed)
     }
 }
@@ -285,7 +275,7 @@ impl Calls {
     /// Checks that a contestant is an idempotency layer: one that does nothing would win.
     pub(crate) fn guarding(make: Make, setup: Setup, load: Load) -> Self {
         let mut calls = Self::new(make, setup, load);
-        let runs = calls.setup.runs();
+        let runs = calls.setup.runs_so_far();
         // Not one of those that are timed.
         let number = u64::MAX >> 16;
         let load = Load {
@@ -301,7 +291,7 @@ impl Calls {
             let body = calls.runtime.block_on(body).expect("the body is whole");
             (parts, body)
         });
-        assert_eq!(calls.setup.runs(), runs + 1, "the handler runs once");
+        assert_eq!(calls.setup.runs_so_far(), runs + 1, "the handler runs once");
         assert_eq!(first.0.status, StatusCode::OK);
         assert_eq!(second.0.status, StatusCode::OK);
         assert_eq!(first.1, calls.setup.answer);
@@ -315,9 +305,9 @@ impl Calls {
 
     /// Sends these, and says how long it took and how often the handler ran.
     fn send(&mut self, items: Vec<Item>) -> (Duration, u64) {
-        let before = self.setup.runs();
+        let before = self.setup.runs_so_far();
         let took = self.contestant.call_all(&self.runtime, &self.load, items);
-        (took, self.setup.runs() - before)
+        (took, self.setup.runs_so_far() - before)
     }
 
     fn next_number(&mut self) -> u64 {

@@ -30,12 +30,13 @@ impl<F: FnMut()> Batch for Alone<F> {
 
 /// Lanes that are measured in the same rounds.
 pub(crate) struct Case {
-    name: &'static str,
-    warm_up: Duration,
-    lanes: Vec<Lane>,
+    pub(crate) name: &'static str,
+    /// How long the lanes take turns before any counts. 50 ms as it is made.
+    pub(crate) warm_up: Duration,
+    pub(crate) lanes: Vec<Lane>,
 }
 
-struct Lane {
+pub(crate) struct Lane {
     name: String,
     base: String,
     batch: Box<dyn Batch>,
@@ -50,12 +51,6 @@ impl Case {
             warm_up: Duration::from_millis(50),
             lanes: Vec::new(),
         }
-    }
-
-    /// How long the lanes take turns before any counts. Default: 50 ms.
-    pub(crate) fn warm_up(mut self, warm_up: Duration) -> Self {
-        self.warm_up = warm_up;
-        self
     }
 
     /// A lane whose ratio is taken to the lane `base`, of the same round.

@@ -109,8 +109,14 @@ impl Bench {
         // A burst of upkeep each second or so: many rounds, and the ratio of means counts.
         let name = "first run, as many expire as come";
         if self.is_wanted(name) {
-            let setup = || Setup::new().retention(Duration::from_secs(1));
-            let case = Case::new(name).warm_up(Duration::from_secs(3));
+            let setup = || Setup {
+                retention: Duration::from_secs(1),
+                ..Setup::new()
+            };
+            let case = Case {
+                warm_up: Duration::from_secs(3),
+                ..Case::new(name)
+            };
             self.against_the_floor(case, name, setup, &load, Some(1.6), 10);
         }
     }
@@ -209,7 +215,10 @@ impl Bench {
             let mut case = Case::new(name);
             for (size, length) in sizes {
                 let floor_lane = format!("floor, {size}");
-                let setup = || Setup::new().answer(length);
+                let setup = || Setup {
+                    answer: bytes(length),
+                    ..Setup::new()
+                };
                 let calls = |make| Calls::guarding(make, setup(), Load::new(keys));
                 case = case.lane(&floor_lane, "floor, 200 B", calls(floor)).lane(
                     &format!("ours, {size}"),

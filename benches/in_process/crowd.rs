@@ -109,7 +109,7 @@ where
     fn run(&mut self, count: usize) -> Duration {
         let crowds = count.div_ceil(TASKS);
         let items: Vec<Vec<Item>> = (0..crowds).map(|_| self.next_crowd()).collect();
-        let before = self.setup.runs();
+        let before = self.setup.runs_so_far();
         let service = self.service.clone();
         let load = self.load.clone();
         // Spawned, so that it is a thread of the pool that spawns the tasks.
@@ -129,7 +129,7 @@ where
             start.elapsed()
         });
         let took = self.runtime.block_on(took).expect("no task panics");
-        let runs = self.setup.runs() - before;
+        let runs = self.setup.runs_so_far() - before;
         let expected = match self.keys {
             Keys::One if self.is_guarded => crowds,
             _ => crowds * TASKS,
