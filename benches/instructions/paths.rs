@@ -1,0 +1,132 @@
+//! Requests along one path, to have their instructions counted by `benches/instructions/run`:
+//!
+//! ```text
+//! paths PATH REQUESTS
+//! ```
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use clap::{Parser, ValueEnum};
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::{Full, combinators::UnsyncBoxBody};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_idempotency::store::MemoryStore;
+use tower_idempotency::{Fingerprint, IDEMPOTENCY_KEY, IdempotencyLayer, KeyParts};
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+const TARGET: &str = "/v1/charges";
+const REPLAYED: usize = 1_000;
+/// There are no keys for more requests.
+const MOST: usize = 3_000;
+/// What the layer hashes of a request beside its key, in bytes: the body, and some 150 that are
+/// about it. SHA-256 takes 64 at a time.
+const FINGERPRINTED: usize = 1_175;
+
+#[derive(Parser)]
+struct Flags {
+    path: Path,
+    requests: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Path {
+    /// Without the layer.
+    Bare,
+    /// The SHA-256 alone that the layer takes of a request.
+    Hash,
+    NoKey,
+    First,
+    Replay,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let flags = Flags::parse();
+    assert!(flags.requests <= MOST, "at most {MOST} requests");
+    let mut bare = service_fn(charge);
+    let mut layered = IdempotencyLayer::new(MemoryStore::new()).layer(bare);
+    // The same in all counts, and so in no difference between two of them: what has been recorded
+    // before, and the making of the keys.
+    for number in 0..REPLAYED {
+        send(&mut layered, &IDEMPOTENCY_KEY, key(number)).await;
+    }
+    let keys: Vec<HeaderValue> = (0..MOST)
+        .map(|number| match flags.path {
+            Path::Replay => key(number % REPLAYED),
+            _ => key(REPLAYED + number),
+        })
+        .collect();
+    // Without a key, a request has as many fields.
+    let other = HeaderName::from_static("x-request-field");
+    for key in keys.into_iter().take(flags.requests) {
+        match flags.path {
+            Path::Bare => send(&mut bare, &other, key).await,
+            Path::Hash => hash(&key),
+            Path::NoKey => send(&mut layered, &other, key).await,
+            Path::First | Path::Replay => send(&mut layered, &IDEMPOTENCY_KEY, key).await,
+        }
+    }
+}
+
+async fn send<S>(service: &mut S, name: &HeaderName, key: HeaderValue)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let request = Request::post(TARGET)
+        .header(header::HOST, HeaderValue::from_static("api.example.com"))
+        .header(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )
+        .header(
+            header::AUTHORIZATION,
+            HeaderValue::from_static("Bearer sk_test_123"),
+        )
+        .header(name, key)
+        .body(body(vec![b'b'; 1024]))
+        .expect("the request is valid");
+    let service = service.ready().await.expect("it is ready");
+    let response = service.call(request).await;
+    drop(std::hint::black_box(response));
+}
+
+/// A key of 36 bytes.
+fn key(number: usize) -> HeaderValue {
+    HeaderValue::try_from(format!("{number:036}")).expect("digits are valid")
+}
+
+fn hash(key: &HeaderValue) {
+    const LENGTHS: usize = 2 * size_of::<u64>();
+    const DOMAIN: usize = "tower-idempotency inputs 1".len();
+    const INPUT: &[u8] = &[b'b'; FINGERPRINTED - LENGTHS - DOMAIN];
+    std::hint::black_box(Fingerprint::of([INPUT]));
+    let parts = KeyParts {
+        method: "POST",
+        target: TARGET,
+        key: key.to_str().expect("digits are text"),
+        ..KeyParts::default()
+    };
+    std::hint::black_box(parts.record_key());
+}
+
+async fn charge(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    drop(request);
+    let response = Response::builder()
+        .header(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )
+        .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+        // As where they are made anew for each answer.
+        .header("request-id", "req_0123456789abcdefghi")
+        .header(header::LOCATION, "/v1/charges/ch_0123456789abcdef")
+        .header("stripe-version", HeaderValue::from_static("2026-01-01"))
+        .body(body(&[b'a'; 200][..]));
+    Ok(response.expect("the response is valid"))
+}
+
+fn body(bytes: impl Into<Bytes>) -> Body {
+    Body::new(Full::new(bytes.into()))
+}
