@@ -1,24 +1,20 @@
 """What the scripts beside it share."""
 
-import json
+import os
 import pathlib
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 
 
 class Failed(Exception):
     pass
 
 
-def built(bench):
-    """Builds a bench, and gives the path of its binary."""
-    cargo = subprocess.run(
-        ["cargo", "build", "--quiet", "--release", "--bench", bench, "--message-format=json"],
-        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE,
+def built(name):
+    """Builds a program of theirs, and gives its path."""
+    subprocess.run(
+        ["cargo", "build", "--quiet", "--release", "--example", name], cwd=ROOT, check=True
     )
-    for line in cargo.stdout.splitlines():
-        told = json.loads(line)
-        if told.get("target", {}).get("name") == bench and told.get("executable"):
-            return told["executable"]
-    raise Failed(f"cargo does not say where the bench {bench} is")
+    return TARGET / "release/examples" / name

@@ -1,6 +1,4 @@
 //! A server to be loaded by `benches/sockets/run`: axum alone, or with the layer over it.
-//!
-//! A bench and no example, for it shows nobody how to use the crate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
