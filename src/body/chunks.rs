@@ -24,7 +24,7 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let whole = [&self.first].into_iter().chain(&self.more);
         whole.map(|chunk| &chunk[..]).chain([&self.short[..]])
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, warn};
@@ -35,20 +36,44 @@ pub(crate) struct Finished<V> {
 }
 
 /// What becomes of the key.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one is made for each run, mostly the large one"
-)]
 pub(crate) enum End {
     /// It gets this answer, for this long or else for the retention that was set.
     Record {
-        answer: Answer,
+        answer: Recordable,
         retention: Option<Duration>,
     },
     /// The work was not carried out: the next request runs.
     Release,
     /// Nobody knows whether it was: the orphan policy decides.
     Unknown,
+}
+
+/// An answer in its recorded form, and what it counts as.
+pub(crate) struct Recordable {
+    payload: Bytes,
+    recorded: Recorded,
+}
+
+impl Recordable {
+    /// A response that is stored, in its recorded form.
+    pub(crate) const fn response(payload: Bytes) -> Self {
+        Self {
+            payload,
+            recorded: Recorded::Stored,
+        }
+    }
+}
+
+impl From<Answer> for Recordable {
+    fn from(answer: Answer) -> Self {
+        Self {
+            payload: answer.encode(),
+            recorded: match answer {
+                Answer::NotStored { .. } => Recorded::NotStored,
+                _ => Recorded::Stored,
+            },
+        }
+    }
 }
 
 impl<V> Finished<V> {
@@ -60,7 +85,7 @@ impl<V> Finished<V> {
         Self::new(
             value,
             End::Record {
-                answer,
+                answer: answer.into(),
                 retention: None,
             },
         )
@@ -202,13 +227,13 @@ impl<St: Store> Executor<St> {
 
     async fn write_for(&self, end: End, lease: &Lease, key: &IdempotencyKey) -> Write {
         match end {
-            End::Record { answer, retention } => self.record(&answer, retention),
+            End::Record { answer, retention } => self.record(answer, retention),
             End::Release => Write::Release(Release::Free),
             End::Unknown => match &self.shared.settings.orphan {
                 Orphan::Retake => Write::Release(Release::Free),
                 Orphan::Hold => Write::Release(Release::Orphan),
                 Orphan::Reconcile(reconcile) => match self.ask(reconcile, key, lease).await {
-                    Reconciled::Completed(answer) => self.record(&answer, None),
+                    Reconciled::Completed(answer) => self.record(answer.into(), None),
                     Reconciled::NotExecuted => Write::Release(Release::Free),
                     Reconciled::Unknown => Write::Release(Release::Orphan),
                 },
@@ -216,12 +241,8 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    fn record(&self, answer: &Answer, retention: Option<Duration>) -> Write {
-        let recorded = match answer {
-            Answer::NotStored { .. } => Recorded::NotStored,
-            _ => Recorded::Stored,
-        };
-        Write::Complete(self.completion(answer.encode(), retention), recorded)
+    fn record(&self, answer: Recordable, retention: Option<Duration>) -> Write {
+        Write::Complete(self.completion(answer.payload, retention), answer.recorded)
     }
 
     /// Gives a key back whose work was not begun.

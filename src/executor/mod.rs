@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 pub(crate) use self::begin::{Begun, Claimant, Held};
 pub(crate) use self::detach::{Detached, Stage};
 pub use self::end::Recorded;
-pub(crate) use self::end::{End, Finished, Settled};
+pub(crate) use self::end::{End, Finished, Recordable, Settled};
 use self::heart::Heart;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, Ran, RunError};

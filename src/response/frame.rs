@@ -30,10 +30,41 @@ const NOT_STORED: u8 = 2;
 const VALUE: u8 = 3;
 
 pub(super) fn encode(answer: &Answer) -> Bytes {
+    match answer {
+        Answer::Response(response) => encode_response(
+            response.status,
+            &response.headers,
+            &|_| true,
+            response.trailers.as_ref(),
+            [&response.body[..]].into_iter(),
+        ),
+        Answer::NotStored { status } => {
+            let [low, high] = status.as_u16().to_le_bytes();
+            Bytes::copy_from_slice(&[VERSION, NOT_STORED, low, high])
+        }
+        Answer::Value(value) => {
+            let mut size = Size(0);
+            write_value(value, &mut size);
+            let mut bytes = Vec::with_capacity(size.0);
+            write_value(value, &mut bytes);
+            bytes.into()
+        }
+    }
+}
+
+/// The frame of a response, from its parts where they are: those headers of which the function says
+/// that they are kept.
+pub(super) fn encode_response<'a>(
+    status: StatusCode,
+    headers: &HeaderMap,
+    is_kept: &impl Fn(&HeaderName) -> bool,
+    trailers: Option<&HeaderMap>,
+    body: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Bytes {
     let mut size = Size(0);
-    write(answer, &mut size);
+    write_response(status, headers, is_kept, trailers, body.clone(), &mut size);
     let mut bytes = Vec::with_capacity(size.0);
-    write(answer, &mut bytes);
+    write_response(status, headers, is_kept, trailers, body, &mut bytes);
     bytes.into()
 }
 
@@ -69,36 +100,37 @@ impl Sink for Vec<u8> {
     }
 }
 
-fn write(answer: &Answer, sink: &mut impl Sink) {
-    sink.put(&[VERSION]);
-    match answer {
-        Answer::Response(response) => {
-            let kind = match response.trailers {
-                None => RESPONSE,
-                Some(_) => RESPONSE_WITH_TRAILERS,
-            };
-            sink.put(&[kind]);
-            sink.put(&response.status.as_u16().to_le_bytes());
-            write_fields(&response.headers, sink);
-            if let Some(trailers) = &response.trailers {
-                write_fields(trailers, sink);
-            }
-            sink.put_sized(&response.body);
-        }
-        Answer::NotStored { status } => {
-            sink.put(&[NOT_STORED]);
-            sink.put(&status.as_u16().to_le_bytes());
-        }
-        Answer::Value(value) => {
-            sink.put(&[VALUE]);
-            sink.put_sized(value);
-        }
+fn write_response<'a>(
+    status: StatusCode,
+    headers: &HeaderMap,
+    is_kept: &impl Fn(&HeaderName) -> bool,
+    trailers: Option<&HeaderMap>,
+    body: impl Iterator<Item = &'a [u8]> + Clone,
+    sink: &mut impl Sink,
+) {
+    let kind = match trailers {
+        None => RESPONSE,
+        Some(_) => RESPONSE_WITH_TRAILERS,
+    };
+    sink.put(&[VERSION, kind]);
+    sink.put(&status.as_u16().to_le_bytes());
+    write_fields(headers, is_kept, sink);
+    if let Some(trailers) = trailers {
+        write_fields(trailers, &|_| true, sink);
     }
+    sink.put_length(body.clone().map(<[u8]>::len).sum());
+    body.for_each(|part| sink.put(part));
 }
 
-fn write_fields(fields: &HeaderMap, sink: &mut impl Sink) {
-    sink.put_length(fields.len());
-    for (name, value) in fields {
+fn write_value(value: &[u8], sink: &mut impl Sink) {
+    sink.put(&[VERSION, VALUE]);
+    sink.put_sized(value);
+}
+
+fn write_fields(fields: &HeaderMap, is_kept: &impl Fn(&HeaderName) -> bool, sink: &mut impl Sink) {
+    let kept = || fields.iter().filter(|(name, _)| is_kept(name));
+    sink.put_length(kept().count());
+    for (name, value) in kept() {
         match names::tag(name) {
             Some(tag) => sink.put(&[tag]),
             None => {

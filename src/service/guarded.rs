@@ -11,11 +11,13 @@ use tower_service::Service;
 
 use super::answer;
 use crate::body::{Collector, FromBuffered, Rest, Stop};
-use crate::executor::{Begun, Claimant, Conflict, Detached, End, Finished, Held, Settled, Stage};
+use crate::executor::{
+    Begun, Claimant, Conflict, Detached, End, Finished, Held, Recordable, Settled, Stage,
+};
 use crate::key::IdempotencyKey;
 use crate::outcome::{Outcome, report_times};
 use crate::problem::{BoxError, Refusal, RefusalReason};
-use crate::response::{Answer, StoredResponse};
+use crate::response::{Answer, encode_response};
 use crate::settings::{Keep, Settings, Shared};
 use crate::store::Store;
 
@@ -186,7 +188,7 @@ async fn capture<RB: FromBuffered, E>(
     let (parts, mut body) = response.into_parts();
     let status = parts.status;
     let not_stored = |retention| End::Record {
-        answer: Answer::NotStored { status },
+        answer: Answer::NotStored { status }.into(),
         retention,
     };
     let retention = match settings.keep(&parts) {
@@ -206,12 +208,13 @@ async fn capture<RB: FromBuffered, E>(
             (Rest::Nothing, End::Release)
         }
         Stop::End => {
-            let answer = Answer::Response(StoredResponse {
-                status: parts.status,
-                headers: settings.stored_headers(&parts.headers),
-                body: collector.chunks().contiguous(),
-                trailers: collector.trailers().cloned(),
-            });
+            let answer = Recordable::response(encode_response(
+                parts.status,
+                &parts.headers,
+                &settings.stored_headers(&parts.headers),
+                collector.trailers(),
+                collector.chunks().iter(),
+            ));
             (Rest::Nothing, End::Record { answer, retention })
         }
     };
