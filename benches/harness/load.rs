@@ -15,7 +15,7 @@ use http_body::Body as _;
 use tokio::runtime::{Builder, Runtime};
 use tower::{Service, service_fn};
 
-use super::rounds::{Batch, now};
+use super::rounds::{Batch, Random, now};
 
 pub(crate) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const PATH: &str = "/v1/charges";
@@ -237,8 +237,9 @@ pub(crate) struct Calls {
     setup: Arc<Setup>,
     contestant: Box<dyn Contestant>,
     load: Load,
-    /// The number of the next key, or for known ones the state of a random walk through them.
-    next: u64,
+    /// The number of the last key that was fresh.
+    last: u64,
+    random: Random,
     /// The bytes of answers that the contestant keeps.
     kept: usize,
 }
@@ -261,7 +262,8 @@ impl Calls {
             setup,
             contestant,
             load,
-            next: 0,
+            last: 0,
+            random: Random::default(),
             kept: 0,
         };
         if let Keys::Known(keys) = calls.load.keys {
@@ -314,17 +316,10 @@ impl Calls {
         match self.load.keys {
             Keys::None | Keys::Unguarded => 0,
             Keys::Fresh => {
-                self.next += 1;
-                self.next
+                self.last += 1;
+                self.last
             }
-            Keys::Known(keys) => {
-                // The constants of Knuth's MMIX; the upper bits are the random ones.
-                self.next = self
-                    .next
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (self.next >> 33) % keys
-            }
+            Keys::Known(keys) => self.random.below(keys),
         }
     }
 }

@@ -2,8 +2,8 @@
 //! requests they are sent, and the floor they are held against.
 //!
 //! A machine that others use, or whose clock changes, moves every figure in nanoseconds. So all
-//! lanes of a case take turns, a fraction of a millisecond each, in an order that changes from
-//! round to round, and what is reported is the median of the ratios within each round.
+//! lanes of a case take turns, a fraction of a millisecond each, in an order that chance gives for
+//! each round, and what is reported is the median of the ratios within each round.
 
 pub(crate) mod floor;
 mod frame;

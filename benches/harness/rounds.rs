@@ -69,17 +69,16 @@ impl Case {
         for lane in &mut self.lanes {
             lane.find_count();
         }
+        let mut random = Random::default();
         let start = now();
-        let mut round = 0;
-        while round < 3 || start.elapsed() < self.warm_up {
-            self.round(round);
-            round += 1;
+        while start.elapsed() < self.warm_up {
+            self.round(&mut random);
         }
         for lane in &mut self.lanes {
             lane.ns.clear();
         }
-        for round in 0..rounds {
-            self.round(round);
+        for _ in 0..rounds {
+            self.round(&mut random);
         }
         let lanes = self.lanes.into_iter();
         Measured::new(
@@ -88,16 +87,14 @@ impl Case {
         )
     }
 
-    /// Each lane once, beginning with another one each time, forwards and backwards, so that none
-    /// always finds the caches as the same neighbour left them.
-    fn round(&mut self, round: usize) {
-        let lanes = self.lanes.len();
-        for turn in 0..lanes {
-            let turn = (round / 2 + turn) % lanes;
-            let turn = match round % 2 {
-                0 => turn,
-                _ => lanes - 1 - turn,
-            };
+    /// Each lane once, in an order that chance gives: so none always follows the same neighbour,
+    /// and none always meets with what else the machine does at regular intervals.
+    fn round(&mut self, random: &mut Random) {
+        let mut order: Vec<usize> = (0..self.lanes.len()).collect();
+        for last in (1..order.len()).rev() {
+            order.swap(last, random.below(last as u64 + 1) as usize);
+        }
+        for turn in order {
             self.lanes[turn].take_turn();
         }
     }
@@ -121,6 +118,21 @@ impl Lane {
     fn take_turn(&mut self) {
         let took = self.batch.run(self.count);
         self.ns.push(took.as_nanos() as f64 / self.count as f64);
+    }
+}
+
+/// Numbers that are the same in each run: the generator of Knuth's MMIX.
+#[derive(Default)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        // The upper bits are the random ones.
+        (self.0 >> 33) % bound
     }
 }
 
