@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::error::StoreError;
 use crate::executor::Conflict;
@@ -226,17 +226,17 @@ impl Refusal {
     /// again. `type_base` and the code make the problem's `type`.
     pub fn to_problem(&self, type_base: &str) -> Response<Bytes> {
         let status = self.reason.status();
-        let mut problem = json!({
-            "type": format!("{type_base}{}", self.reason.code()),
-            "title": self.reason.title(),
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "code": self.reason.code(),
-        });
+        let code = self.reason.code();
+        let mut problem = JsonObject::new();
+        problem.member("code", code);
+        problem.member("detail", &self.detail);
         if matches!(status.as_u16(), 409 | 422 | 503) {
-            problem["retryable"] = self.is_retryable().into();
+            problem.member("retryable", self.is_retryable());
         }
-        let mut response = Response::new(Bytes::from(problem.to_string()));
+        problem.member("status", status.as_u16());
+        problem.member("title", self.reason.title());
+        problem.member("type", format!("{type_base}{code}"));
+        let mut response = Response::new(problem.finish());
         *response.status_mut() = status;
         response.headers_mut().insert(
             CONTENT_TYPE,
@@ -246,6 +246,30 @@ impl Refusal {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
+    }
+}
+
+/// A JSON object that is written straight away: a duplicate in flight is refused as often as its
+/// client asks.
+struct JsonObject(Vec<u8>);
+
+impl JsonObject {
+    fn new() -> Self {
+        // Enough for a refusal of ours.
+        Self(Vec::with_capacity(512))
+    }
+
+    fn member(&mut self, name: &str, value: impl Serialize) {
+        self.0.push(if self.0.is_empty() { b'{' } else { b',' });
+        // A text, a number or a truth value can be written, and a vector takes it.
+        let _ = serde_json::to_writer(&mut self.0, name);
+        self.0.push(b':');
+        let _ = serde_json::to_writer(&mut self.0, &value);
+    }
+
+    fn finish(mut self) -> Bytes {
+        self.0.push(b'}');
+        self.0.into()
     }
 }
 
@@ -427,6 +451,8 @@ impl fmt::Debug for Responder {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
