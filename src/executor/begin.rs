@@ -15,7 +15,7 @@ use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
 use crate::record::{ClaimRequest, Completed, Lease, Owner, Record, has_lapsed, random_u64};
 use crate::response::Answer;
-use crate::store::{Claim, Completion, Fenced, Release, Store, Waiter};
+use crate::store::{Claim, Completion, Fenced, Store, Waiter};
 
 /// The first pause between two looks at a run on another node.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -23,14 +23,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The least pause between two waits for a run.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// For so many leases it is looked, at the most, whether a claim without an answer was granted.
-const MOST_LEASES_LOOKED: u32 = 20;
-
 /// Who wants to run.
 pub(crate) struct Claimant {
     pub(crate) key: IdempotencyKey,
     fingerprint: Fingerprint,
-    owner: Owner,
+    pub(super) owner: Owner,
 }
 
 impl Claimant {
@@ -383,61 +380,6 @@ impl<St: Store> Executor<St> {
                 }
             }
         }
-    }
-
-    /// Looks whether a claim without an answer was granted, and gives the key back if it was: its
-    /// work was not begun.
-    ///
-    /// It looks until a lease would have lapsed, for the claim, or a copy of it, may still be under
-    /// way. Where a lapsed lease is held for good, it looks until the store has answered.
-    fn give_back_in_background(&self, claimant: &Claimant) {
-        let executor = self.clone();
-        let key = *claimant.key.record_key();
-        let owner = claimant.owner;
-        tokio::spawn(async move {
-            let settings = &executor.shared.settings;
-            let lapsed = after(settings.lease.saturating_add(settings.clock_skew));
-            let gives_up = match settings.orphan {
-                Orphan::Hold => after(settings.lease.saturating_mul(MOST_LEASES_LOOKED)),
-                _ => lapsed,
-            };
-            let mut pause = FIRST_PAUSE;
-            loop {
-                let is_seen_to = executor.give_back(&key, owner).await;
-                let now = Instant::now();
-                if now >= gives_up || (now >= lapsed && is_seen_to) {
-                    return;
-                }
-                sleep(jittered(pause)).await;
-                pause = (settings.lease / 3).min(pause * 2);
-            }
-        });
-    }
-
-    /// Gives a key back if `owner` holds it. Says whether it holds it no longer.
-    async fn give_back(&self, key: &RecordKey, owner: Owner) -> bool {
-        let store = &self.shared.store;
-        let lease = match self.bounded(store.get(key, self.now())).await {
-            Ok(Some(Record::InProgress(lease))) if lease.owner == owner => lease,
-            Ok(_) => return true,
-            Err(_) => return false,
-        };
-        match self.bounded(store.release(&lease, undoing(&lease))).await {
-            Ok(_) => true,
-            Err(error) => {
-                warn!(record = %key, %error, "a key was not given back; trying again");
-                false
-            }
-        }
-    }
-}
-
-/// How a key is given back whose work was not begun. What an attempt before may have left behind
-/// stays as it was.
-pub(super) const fn undoing(lease: &Lease) -> Release {
-    match lease.attempt {
-        1 => Release::Free,
-        _ => Release::Orphan,
     }
 }
 

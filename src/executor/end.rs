@@ -14,7 +14,8 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, warn};
 
-use super::begin::{Held, jittered, undoing};
+use super::begin::{Held, jittered};
+use super::give_back::undoing;
 use super::heart::Beating;
 use super::{Conflict, Executor, Shared, after};
 use crate::clock::Timestamp;

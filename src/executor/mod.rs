@@ -3,6 +3,7 @@
 mod begin;
 mod detach;
 mod end;
+mod give_back;
 mod heart;
 mod outcome;
 mod room;
