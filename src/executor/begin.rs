@@ -301,7 +301,8 @@ impl<St: Store> Executor<St> {
             )
         };
         let store = &self.shared.store;
-        let mut claim = self.bounded(store.claim(&request())).await;
+        let first = request();
+        let mut claim = self.bounded(store.claim(&first)).await;
         let mut ambiguous = claim.as_ref().is_err_and(StoreError::may_have_been_applied);
         if ambiguous {
             // The owner tells: if the first try was applied, this one gets its lease.
@@ -311,7 +312,7 @@ impl<St: Store> Executor<St> {
         if ambiguous {
             self.give_back_in_background(claimant);
         }
-        classify(claim, &request(), permit)
+        classify(claim, &first, permit)
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.
