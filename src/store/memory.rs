@@ -1,24 +1,19 @@
-//! A store of record for one process: leases in a table of our own, answers in moka.
-//!
-//! moka may drop an entry when its policy says so, and it asks nobody. Nothing that is in
-//! progress is therefore kept in it, and in a store of record it is given no capacity: the bound
-//! on bytes is enforced where a key is claimed, by refusing, and entries leave it only when they
-//! expire.
+//! A store for one process: of record, or, as a near tier, a cache.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+mod cached;
+mod expiring;
+mod kept;
+mod table;
+
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
-use moka::Expiry;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
-use tokio::sync::Notify;
-
-use super::{Claim, Completion, Fenced, Release, Store, Tiered, Waiter};
+use self::cached::{Cached, cached};
+use self::kept::weight_of;
+use self::table::{InProgress, Shard, Table};
+use super::{Claim, Completion, Fenced, Release, Store, Tiered};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
@@ -30,8 +25,6 @@ use crate::record::{
 const SHARDS: usize = 64;
 /// What a record in progress takes.
 const IN_PROGRESS_WEIGHT: u64 = 512;
-/// A shard with fewer records in progress than this is not searched for forgotten ones.
-const SWEEP_FLOOR: usize = 64;
 
 /// A store of record for one process. Clones share their records.
 ///
@@ -43,7 +36,7 @@ const SWEEP_FLOOR: usize = 64;
 /// ```
 /// use tower_idempotency::store::MemoryStore;
 ///
-/// // 4 KB answers, 50 new keys a second, kept for 1 hour: 4.5 KB * 50 * 3600 = 810 MB.
+/// // 4 KB answers, 50 new keys a second, kept for 1 hour: 4.4 KB * 50 * 3600 = 792 MB.
 /// let store = MemoryStore::with_capacity(1 << 30);
 /// ```
 #[derive(Clone)]
@@ -52,40 +45,22 @@ pub struct MemoryStore {
 }
 
 struct Inner {
+    /// Records in progress and, in a store of record, answers.
     shards: [Shard; SHARDS],
-    completed: Cache<RecordKey, Completed, RandomState>,
+    /// The answers of a near tier.
+    cache: Option<Cached>,
     capacity: u64,
-    /// Whether answers make room for newer ones.
-    evicts: bool,
-    in_progress: AtomicU64,
-}
-
-#[derive(Default)]
-struct Shard {
-    table: Mutex<Table>,
-    /// How many records of this shard were completed: tells a claim whether the one it did not
-    /// find a moment ago may be there by now.
-    completions: AtomicU64,
-}
-
-struct Table {
-    records: HashMap<RecordKey, InProgress, RandomState>,
-    sweep_at: usize,
-}
-
-struct InProgress {
-    lease: Lease,
-    /// Made by the first who waits.
-    ended: Option<Arc<Notify>>,
+    /// What the records in the shards are weighed at.
+    weight: AtomicU64,
 }
 
 impl MemoryStore {
     /// What [`new`](Self::new) allows, in bytes: 256 MiB.
     pub const DEFAULT_CAPACITY: u64 = 256 << 20;
 
-    /// What a recorded answer is weighed at beside its payload, in bytes: what this store, moka
-    /// and the allocator take to keep it.
-    pub const OVERHEAD: u64 = 480;
+    /// What a recorded answer is weighed at beside its payload, in bytes: what this store and the
+    /// allocator take to keep it, when the tables have just grown.
+    pub const OVERHEAD: u64 = 400;
 
     /// A store that holds up to [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) bytes.
     pub fn new() -> Self {
@@ -95,32 +70,23 @@ impl MemoryStore {
     /// A store that holds up to `bytes`: payloads, and what it takes to keep them. It may be
     /// passed by the answers of runs that were in flight when it was reached.
     pub fn with_capacity(bytes: u64) -> Self {
-        Self::build(bytes, false)
+        Self::build(bytes, None)
     }
 
-    /// A near tier, for [`Tiered`]: it holds up to `bytes` of answers, and forgets those first
-    /// that were asked for longest ago. **No store of record**: used alone, it lets work run
+    /// A near tier, for [`Tiered`]: it holds up to `bytes` of answers, 480 bytes for each beside its
+    /// payload, and forgets those first that were asked for longest ago. **No store of record**: used alone, it lets work run
     /// again whose answer it has forgotten.
     pub fn evicting(bytes: u64) -> Self {
-        Self::build(bytes, true)
+        Self::build(bytes, Some(cached(bytes)))
     }
 
-    fn build(capacity: u64, evicts: bool) -> Self {
-        let mut completed = Cache::builder()
-            .weigher(|_, completed| u32::try_from(weight_of(completed)).unwrap_or(u32::MAX))
-            .expire_after(AtExpiry);
-        if evicts {
-            completed = completed
-                .max_capacity(capacity)
-                .eviction_policy(EvictionPolicy::lru());
-        }
+    fn build(capacity: u64, cache: Option<Cached>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 shards: std::array::from_fn(|_| Shard::default()),
-                completed: completed.build_with_hasher(RandomState::default()),
+                cache,
                 capacity,
-                evicts,
-                in_progress: AtomicU64::new(0),
+                weight: AtomicU64::new(0),
             }),
         }
     }
@@ -132,29 +98,48 @@ impl MemoryStore {
     }
 
     fn claim_now(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
-        let completions = self.shard(request.key).completions.load(Ordering::Acquire);
-        // Answers are looked for without the lock, so that replays of one key do not queue.
-        match self.answered(request) {
+        let completions = self.shard(request.key).completions();
+        match self.cached_answer(request) {
             Some(answer) => Ok(answer),
-            None => self.claim_unanswered(request, completions),
+            None => self.claim_uncached(request, completions),
         }
     }
 
-    /// Claims a key that had no answer when its shard had `completions`.
-    fn claim_unanswered(
+    /// Claims a key that had no answer in the cache when its shard had `completions`.
+    fn claim_uncached(
+        &self,
+        request: &ClaimRequest<'_>,
+        completions: u64,
+    ) -> Result<Claim, StoreError> {
+        match self.claim_in_table(request, completions) {
+            Err(error) if error.kind() == StoreErrorKind::Full => {
+                // Expired answers count until they are cleared away.
+                self.inner.forget_expired(request.now);
+                self.claim_in_table(request, completions)
+            }
+            claim => claim,
+        }
+    }
+
+    fn claim_in_table(
         &self,
         request: &ClaimRequest<'_>,
         completions: u64,
     ) -> Result<Claim, StoreError> {
         let shard = self.shard(request.key);
         let mut table = shard.lock();
-        table.sweep_if_due(&self.inner.in_progress, request);
-        let entry = match table.records.entry(*request.key) {
-            Entry::Occupied(mut entry) => return Ok(entry.get_mut().claimed_again(request)),
-            Entry::Vacant(entry) => entry,
-        };
-        let was_completed = shard.completions.load(Ordering::Acquire) != completions;
-        if was_completed && let Some(answer) = self.answered(request) {
+        if let Some(completed) = table.kept.get(request.key)
+            && let Some(answer) = answer(completed, request)
+        {
+            return Ok(answer);
+        }
+        let forgotten = table.sweep_if_due(request);
+        self.inner.reweigh(0, forgotten as u64 * IN_PROGRESS_WEIGHT);
+        if let Some(record) = table.in_progress.get_mut(request.key) {
+            return Ok(record.claimed_again(request));
+        }
+        let was_completed = shard.completions() != completions;
+        if was_completed && let Some(answer) = self.cached_answer(request) {
             return Ok(answer);
         }
         self.inner.check_room()?;
@@ -170,36 +155,36 @@ impl MemoryStore {
             ));
         };
         let lease = request.lease(token, attempt, created_at);
-        entry.insert(InProgress {
-            lease: lease.clone(),
-            ended: None,
-        });
-        self.inner.in_progress.fetch_add(1, Ordering::Relaxed);
+        let record = InProgress::new(lease.clone());
+        table.in_progress.insert(*request.key, record);
+        self.inner.reweigh(IN_PROGRESS_WEIGHT, 0);
         Ok(Claim::Acquired(lease))
     }
 
-    /// What a completed record gives, unless there is none that counts.
-    fn answered(&self, request: &ClaimRequest<'_>) -> Option<Claim> {
-        let completed = self.inner.completed.get(request.key)?;
-        match decide(Some((&completed).into()), request) {
-            Decision::Replay => Some(Claim::Completed(completed)),
-            Decision::Reused => Some(Claim::Reused),
-            _ => None,
+    fn cached_answer(&self, request: &ClaimRequest<'_>) -> Option<Claim> {
+        let completed = self.inner.cache.as_ref()?.get(request.key)?;
+        answer(&completed, request)
+    }
+
+    /// The answer of a key whose table is at hand.
+    fn answer_of(&self, key: &RecordKey, table: &Table) -> Option<Completed> {
+        match &self.inner.cache {
+            Some(cache) => cache.get(key),
+            None => table.kept.get(key).cloned(),
         }
     }
 
     /// Runs `write` on the record if `lease` still owns it, and says what became of it if not.
-    fn fenced(&self, lease: &Lease, write: impl FnOnce(&mut Table, &Shard)) -> Fenced {
-        let shard = self.shard(&lease.key);
-        let mut table = shard.lock();
-        match table.records.get(&lease.key) {
+    fn fenced(&self, lease: &Lease, write: impl FnOnce(&mut Table)) -> Fenced {
+        let mut table = self.shard(&lease.key).lock();
+        match table.in_progress.get(&lease.key) {
             Some(record) if is_owned_by(Some(Held::InProgress(&record.lease)), lease) => {
-                write(&mut table, shard);
+                write(&mut table);
                 Fenced::Applied
             }
             Some(_) => Fenced::LeaseLost(None),
             None => {
-                let completed = self.inner.completed.get(&lease.key);
+                let completed = self.answer_of(&lease.key, &table);
                 Fenced::LeaseLost(
                     completed.filter(|completed| completed.fingerprint == lease.fingerprint),
                 )
@@ -207,13 +192,40 @@ impl MemoryStore {
         }
     }
 
+    fn record(&self, table: &mut Table, key: RecordKey, completed: Completed, now: Timestamp) {
+        match &self.inner.cache {
+            // In before the lease is out, so that no claim finds the key without either.
+            Some(cache) => {
+                cache.insert(key, completed);
+                self.shard(&key).completed();
+            }
+            None => {
+                let added = weight_of(&completed);
+                let replaced = table.kept.insert(key, completed);
+                // Two for one that comes, so that those that have expired become fewer.
+                let forgotten = table.kept.forget_expired(now, 2);
+                let removed = forgotten + replaced.as_ref().map_or(0, weight_of);
+                self.inner.reweigh(added, removed);
+            }
+        }
+    }
+
     fn end(&self, table: &mut Table, key: &RecordKey) -> bool {
-        let Some(record) = table.records.remove(key) else {
+        let Some(record) = table.in_progress.remove(key) else {
             return false;
         };
-        self.inner.in_progress.fetch_sub(1, Ordering::Relaxed);
+        self.inner.reweigh(0, IN_PROGRESS_WEIGHT);
         record.wake();
         true
+    }
+}
+
+/// What a completed record gives, unless it does not count any more.
+fn answer(completed: &Completed, request: &ClaimRequest<'_>) -> Option<Claim> {
+    match decide(Some(completed.into()), request) {
+        Decision::Replay => Some(Claim::Completed(completed.clone())),
+        Decision::Reused => Some(Claim::Reused),
+        _ => None,
     }
 }
 
@@ -225,13 +237,16 @@ impl Default for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            cache,
+            capacity,
+            weight,
+            ..
+        } = &*self.inner;
         f.debug_struct("MemoryStore")
-            .field("capacity", &self.inner.capacity)
-            .field(
-                "in_progress",
-                &self.inner.in_progress.load(Ordering::Relaxed),
-            )
-            .field("completed_weight", &self.inner.completed.weighted_size())
+            .field("capacity", capacity)
+            .field("weight", weight)
+            .field("cached_weight", &cache.as_ref().map(Cached::weighted_size))
             .finish()
     }
 }
@@ -246,24 +261,22 @@ impl Store for MemoryStore {
     }
 
     async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        Ok(self.fenced(lease, |table, _| {
-            if let Some(record) = table.records.get_mut(&lease.key) {
+        Ok(self.fenced(lease, |table| {
+            if let Some(record) = table.in_progress.get_mut(&lease.key) {
                 record.lease.deadline = renewed(&record.lease, deadline);
             }
         }))
     }
 
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        let fenced = self.fenced(lease, |table, shard| {
+        let fenced = self.fenced(lease, |table| {
             let completed = Completed {
                 fingerprint: lease.fingerprint,
                 payload: completion.payload.clone(),
                 created_at: lease.created_at,
                 expires_at: completion.expires_at,
             };
-            // In before the lease is out, so that no claim finds the key without either.
-            self.inner.completed.insert(lease.key, completed);
-            shard.completions.fetch_add(1, Ordering::Release);
+            self.record(table, lease.key, completed, completion.now);
             self.end(table, &lease.key);
         });
         Ok(match fenced {
@@ -276,12 +289,12 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        Ok(self.fenced(lease, |table, _| match release {
+        Ok(self.fenced(lease, |table| match release {
             Release::Free => {
                 self.end(table, &lease.key);
             }
             Release::Orphan => {
-                if let Some(record) = table.records.get_mut(&lease.key) {
+                if let Some(record) = table.in_progress.get_mut(&lease.key) {
                     record.lease.deadline = Timestamp::EPOCH;
                     record.wake();
                 }
@@ -291,16 +304,14 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
         let table = self.shard(key).lock();
-        Ok(match table.records.get(key) {
+        Ok(match table.in_progress.get(key) {
             Some(record) => {
                 let forgotten = has_lapsed(&record.lease, now, Duration::ZERO)
                     && record.lease.expires_at <= now;
                 (!forgotten).then(|| Record::InProgress(record.lease.clone()))
             }
             None => self
-                .inner
-                .completed
-                .get(key)
+                .answer_of(key, &table)
                 .filter(|completed| completed.expires_at > now)
                 .map(Record::Completed),
         })
@@ -309,9 +320,9 @@ impl Store for MemoryStore {
     /// `far`, with this memory over it. As a near tier it need not remember, so it
     /// [evicts](Self::evicting) when it is full; what it held before is not part of that.
     fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far> {
-        let near = match self.inner.evicts {
-            true => self,
-            false => Self::evicting(self.inner.capacity),
+        let near = match self.inner.cache {
+            Some(_) => self,
+            None => Self::evicting(self.inner.capacity),
         };
         Tiered::new(near, far)
     }
@@ -319,19 +330,30 @@ impl Store for MemoryStore {
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let mut table = self.shard(key).lock();
         let was_in_progress = self.end(&mut table, key);
-        let was_completed = self.inner.completed.remove(key).is_some();
+        let was_completed = match &self.inner.cache {
+            Some(cache) => cache.remove(key).is_some(),
+            None => {
+                let removed = table.kept.remove(key);
+                let weight = removed.as_ref().map_or(0, weight_of);
+                self.inner.reweigh(0, weight);
+                removed.is_some()
+            }
+        };
         Ok(was_in_progress || was_completed)
     }
 }
 
 impl Inner {
-    fn check_room(&self) -> Result<(), StoreError> {
-        if self.evicts || self.used() < self.capacity {
-            return Ok(());
+    fn reweigh(&self, added: u64, removed: u64) {
+        // What is added and removed in one go may be less than nothing: it wraps, and so does this.
+        let change = added.wrapping_sub(removed);
+        if change != 0 {
+            self.weight.fetch_add(change, Ordering::Relaxed);
         }
-        // Expired records count until moka has cleared them away.
-        self.completed.run_pending_tasks();
-        if self.used() < self.capacity {
+    }
+
+    fn check_room(&self) -> Result<(), StoreError> {
+        if self.cache.is_some() || self.weight.load(Ordering::Relaxed) < self.capacity {
             return Ok(());
         }
         Err(StoreError::new(
@@ -343,117 +365,11 @@ impl Inner {
         ))
     }
 
-    fn used(&self) -> u64 {
-        let in_progress = self.in_progress.load(Ordering::Relaxed);
-        self.completed.weighted_size() + in_progress * IN_PROGRESS_WEIGHT
-    }
-}
-
-impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // No code that can panic runs while a table is changed, so a poisoned one is whole.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Table {
-    /// Clears away orphans that nobody asked for again. Its cost is spread over the claims that
-    /// made the table grow.
-    fn sweep_if_due(&mut self, in_progress: &AtomicU64, request: &ClaimRequest<'_>) {
-        if self.records.len() < self.sweep_at {
-            return;
+    fn forget_expired(&self, now: Timestamp) {
+        for shard in &self.shards {
+            let freed = shard.lock().kept.forget_expired(now, usize::MAX);
+            self.reweigh(0, freed);
         }
-        let before = self.records.len();
-        self.records.retain(|_, record| {
-            let forgotten = has_lapsed(&record.lease, request.now, request.clock_skew)
-                && record.lease.expires_at <= request.now;
-            if forgotten {
-                record.wake();
-            }
-            !forgotten
-        });
-        let swept = before - self.records.len();
-        in_progress.fetch_sub(swept as u64, Ordering::Relaxed);
-        self.sweep_at = SWEEP_FLOOR.max(self.records.len() * 2);
-    }
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Self {
-            records: HashMap::default(),
-            sweep_at: SWEEP_FLOOR,
-        }
-    }
-}
-
-impl InProgress {
-    fn claimed_again(&mut self, request: &ClaimRequest<'_>) -> Claim {
-        match decide(Some(Held::InProgress(&self.lease)), request) {
-            Decision::Acquire {
-                token,
-                attempt,
-                created_at,
-            } => {
-                self.lease = request.lease(token, attempt, created_at);
-                Claim::Acquired(self.lease.clone())
-            }
-            Decision::Own => Claim::Acquired(self.lease.clone()),
-            Decision::Orphaned => Claim::Orphaned,
-            Decision::Reused => Claim::Reused,
-            Decision::InProgress | Decision::Replay => Claim::InProgress {
-                started_at: self.lease.started_at,
-                deadline: self.lease.deadline,
-                waiter: request.wants_waiter.then(|| self.waiter()),
-            },
-        }
-    }
-
-    fn waiter(&mut self) -> Waiter {
-        let ended = Arc::clone(self.ended.get_or_insert_default());
-        // Counts from here on, so an end between now and its first poll is not missed.
-        Waiter::new(ended.notified_owned())
-    }
-
-    fn wake(&self) {
-        if let Some(ended) = &self.ended {
-            ended.notify_waiters();
-        }
-    }
-}
-
-fn weight_of(completed: &Completed) -> u64 {
-    completed.payload.len() as u64 + MemoryStore::OVERHEAD
-}
-
-/// Lets moka drop an answer once its retention is over. The claim decides by the record's own
-/// expiry; this only frees the memory.
-struct AtExpiry;
-
-impl AtExpiry {
-    fn lifetime(completed: &Completed) -> Option<Duration> {
-        Some(completed.expires_at.since(completed.created_at))
-    }
-}
-
-impl Expiry<RecordKey, Completed> for AtExpiry {
-    fn expire_after_create(
-        &self,
-        _: &RecordKey,
-        completed: &Completed,
-        _: std::time::Instant,
-    ) -> Option<Duration> {
-        Self::lifetime(completed)
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &RecordKey,
-        completed: &Completed,
-        _: std::time::Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Self::lifetime(completed)
     }
 }
 
