@@ -246,6 +246,14 @@ impl<St: Store> IdempotencyLayer<St> {
         self.set(|settings| settings.report_times = report)
     }
 
+    /// Whether responses tell the layers outside what this one did with their request: by an
+    /// [`Outcome`](crate::Outcome) in their extensions, for logs and metrics. Default: `false`,
+    /// for it costs each response up to three allocations.
+    #[must_use]
+    pub fn report_outcome(self, report: bool) -> Self {
+        self.set(|settings| settings.report_outcome = report)
+    }
+
     // Refusals and failures.
 
     /// What a problem's code is appended to, to make its `type`. Default: a page of this crate's

@@ -39,9 +39,10 @@ pub const EXPOSED_HEADERS: [HeaderName; 6] = [
     RETRY_AFTER,
 ];
 
-/// What the layer did with a request: in the extensions of the response, for logs and metrics
-/// of the layers outside. A response without it passed through, or was made of a panic or an
-/// error by a layer outside of this one.
+/// What the layer did with a request: in the extensions of the responses of a layer that
+/// [reports it](crate::IdempotencyLayer::report_outcome), for logs and metrics of the layers
+/// outside. A response without it passed through, or was made of a panic or an error by a layer
+/// outside of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {

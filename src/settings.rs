@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) unstored_headers: Vec<HeaderName>,
     pub(crate) fail_open: bool,
     pub(crate) report_times: bool,
+    pub(crate) report_outcome: bool,
     pub(crate) responder: Responder,
 }
 
@@ -64,6 +65,7 @@ impl Default for Settings {
             unstored_headers: vec![http::header::SET_COOKIE],
             fail_open: false,
             report_times: false,
+            report_outcome: false,
             responder: Responder::default(),
         }
     }
@@ -180,6 +182,7 @@ impl fmt::Debug for Settings {
             .field("unstored_headers", &self.unstored_headers)
             .field("fail_open", &self.fail_open)
             .field("report_times", &self.report_times)
+            .field("report_outcome", &self.report_outcome)
             .field("responder", &self.responder)
             .finish()
     }

@@ -44,8 +44,7 @@ impl<St: Store> Shared<St> {
                 completed.expires_at,
             );
         }
-        response.extensions_mut().insert(Outcome::Replayed);
-        response
+        self.told(response, Outcome::Replayed)
     }
 
     pub(super) fn refuse<RB: FromBuffered>(&self, refusal: &Refusal) -> Response<RB> {
@@ -56,14 +55,22 @@ impl<St: Store> Shared<St> {
                 "a request was refused, for its idempotency record cannot be reached"
             );
         }
-        let mut response = self
-            .settings
-            .responder
-            .respond(refusal)
-            .map(|body| whole(body, None));
-        response
-            .extensions_mut()
-            .insert(Outcome::Refused(refusal.reason()));
+        let response = self.settings.responder.respond(refusal);
+        let response = response.map(|body| whole(body, None));
+        self.told(response, Outcome::Refused(refusal.reason()))
+    }
+
+    /// Marks the response of a request that ran without protection.
+    pub(super) fn unprotected<RB>(&self, mut response: Response<RB>) -> Response<RB> {
+        mark(response.headers_mut(), IDEMPOTENCY_UNPROTECTED, TRUE);
+        self.told(response, Outcome::Unprotected)
+    }
+
+    /// Tells the layers outside what became of a request, if they want to know.
+    pub(super) fn told<RB>(&self, mut response: Response<RB>, outcome: Outcome) -> Response<RB> {
+        if self.settings.report_outcome {
+            response.extensions_mut().insert(outcome);
+        }
         response
     }
 
@@ -76,13 +83,6 @@ impl<St: Store> Shared<St> {
                 StoreErrorKind::Unavailable | StoreErrorKind::Unusable
             )
     }
-}
-
-/// Marks the response of a request that ran without protection.
-pub(super) fn unprotected<RB>(mut response: Response<RB>) -> Response<RB> {
-    mark(response.headers_mut(), IDEMPOTENCY_UNPROTECTED, TRUE);
-    response.extensions_mut().insert(Outcome::Unprotected);
-    response
 }
 
 fn made_again<RB: FromBuffered>(stored: StoredResponse) -> Response<RB> {

@@ -9,7 +9,6 @@ use http::{Request, Response};
 use http_body_util::LengthLimitError;
 use tower_service::Service;
 
-use super::answer;
 use crate::body::{Collector, FromBuffered, Rest, Stop};
 use crate::executor::{
     Begun, Claimant, Conflict, Detached, End, Finished, Held, Recordable, Settled, Stage,
@@ -28,13 +27,13 @@ pub(super) struct Guarded<S, St> {
 }
 
 /// What a request waits for after its body was read.
-pub(super) enum Next<F, Response, E>
+pub(super) enum Next<F, St, Response, E>
 where
     Response: Send + 'static,
     E: Send + 'static,
 {
     Passing(F),
-    Unprotected(F),
+    Unprotected(F, Arc<Shared<St>>),
     Answered(Response),
     Running(Detached<Result<Response, E>>),
 }
@@ -52,7 +51,7 @@ impl<S, St: Store> Guarded<S, St> {
         mut self,
         body: Collector,
         stop: Stop<B::Error>,
-    ) -> Next<S::Future, Response<RB>, S::Error>
+    ) -> Next<S::Future, St, Response<RB>, S::Error>
     where
         S: Service<Request<B>, Response = Response<RB>> + Send + 'static,
         S::Future: Send,
@@ -94,7 +93,7 @@ impl<S, St: Store> Guarded<S, St> {
             Some(Begun::Completed(completed)) => return Next::Answered(shared.replay(&completed)),
             Some(Begun::Refused(Conflict::Store(error))) if shared.runs_unprotected(&error) => {
                 let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
-                return Next::Unprotected(self.inner.call(request));
+                return Next::Unprotected(self.inner.call(request), shared);
             }
             Some(Begun::Refused(conflict)) => {
                 return Next::Answered(shared.refuse(&conflict.into()));
@@ -140,7 +139,8 @@ where
         Begun::Held(held) => held,
         Begun::Completed(completed) => return Ok(shared.replay(&completed)),
         Begun::Refused(Conflict::Store(error)) if shared.runs_unprotected(&error) => {
-            return inner.call(request).await.map(answer::unprotected);
+            let response = inner.call(request).await;
+            return response.map(|response| shared.unprotected(response));
         }
         Begun::Refused(conflict) => return Ok(shared.refuse(&conflict.into())),
     };
@@ -164,18 +164,12 @@ where
             {
                 report_times(response.headers_mut(), created_at, expires_at);
             }
-            response
-                .extensions_mut()
-                .insert(Outcome::Executed(recorded));
-            response
+            shared.told(response, Outcome::Executed(recorded))
         }),
         Settled::Superseded(completed) => Ok(shared.replay(&completed)),
         Settled::Withheld(conflict, recorded) => {
-            let mut response = shared.refuse(&conflict.into());
-            response
-                .extensions_mut()
-                .insert(Outcome::Executed(recorded));
-            Ok(response)
+            let response = shared.refuse(&conflict.into());
+            Ok(shared.told(response, Outcome::Executed(recorded)))
         }
     }
 }

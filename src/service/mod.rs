@@ -127,7 +127,12 @@ pin_project! {
         Passing {
             #[pin]
             future: S::Future,
-            unprotected: bool,
+        },
+        /// The handler runs although the store cannot be reached.
+        Unprotected {
+            #[pin]
+            future: S::Future,
+            shared: Arc<Shared<St>>,
         },
         /// The layer has the answer.
         Answered { response: Option<S::Response> },
@@ -166,10 +171,7 @@ where
     S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
 {
     fn passing(future: S::Future) -> Self {
-        Self::Passing {
-            future,
-            unprotected: false,
-        }
+        Self::Passing { future }
     }
 
     fn answered(response: S::Response) -> Self {
@@ -194,15 +196,10 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProjection::Passing {
-                    future,
-                    unprotected,
-                } => {
+                StateProjection::Passing { future } => return future.poll(cx),
+                StateProjection::Unprotected { future, shared } => {
                     let response = ready!(future.poll(cx));
-                    return Poll::Ready(match unprotected {
-                        false => response,
-                        true => response.map(answer::unprotected),
-                    });
+                    return Poll::Ready(response.map(|response| shared.unprotected(response)));
                 }
                 StateProjection::Answered { response } => match response.take() {
                     Some(response) => return Poll::Ready(Ok(response)),
@@ -226,10 +223,7 @@ where
             };
             state.set(match next {
                 Next::Passing(future) => State::passing(future),
-                Next::Unprotected(future) => State::Passing {
-                    future,
-                    unprotected: true,
-                },
+                Next::Unprotected(future, shared) => State::Unprotected { future, shared },
                 Next::Answered(response) => State::answered(response),
                 Next::Running(run) => State::Running { run },
             });

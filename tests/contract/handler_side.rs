@@ -149,7 +149,9 @@ fn outcome(answer: &Answer) -> Option<&str> {
 async fn layers_outside_see_what_became_of_a_request() {
     for_each_stack(|case| async move {
         let store = FaultyStore::new();
-        let layer = IdempotencyLayer::new(store.clone()).fail_open(true);
+        let layer = IdempotencyLayer::new(store.clone())
+            .fail_open(true)
+            .report_outcome(true);
         let handler = Runs::default().answering(|request, _| {
             let mut response = text("done");
             match request.uri().path() {
@@ -182,6 +184,19 @@ async fn layers_outside_see_what_became_of_a_request() {
         store.fail_claims(Fault::Unreachable);
         let unprotected = server.post("/a").key("unprotected").send().await;
         assert_eq!(outcome(&unprotected), Some("Unprotected"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_outcome_is_told_only_where_that_is_set() {
+    for_each_stack(|case| async move {
+        let handler = Runs::default().answering(|_, _| text("done"));
+        let server = serve_observed(case, &layer(), handler).await;
+        for body in ["x", "x", "y"] {
+            let answer = server.post("/a").key("k").body(body).send().await;
+            assert_eq!(outcome(&answer), None);
+        }
     })
     .await;
 }

@@ -103,6 +103,7 @@ fn idempotency(
     ledger: &Ledger,
 ) -> IdempotencyLayer<SharedStore> {
     IdempotencyLayer::new(store)
+        .report_outcome(true)
         .lease(flags.lease)
         .clock_skew(flags.clock_skew)
         .answer_unrecorded(!flags.withhold)
