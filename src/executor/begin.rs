@@ -161,6 +161,11 @@ impl<St: Store> Executor<St> {
         }
     }
 
+    /// Whether the business system is asked before work begins under this lease.
+    pub(crate) fn reconciles(&self, held: &Held) -> bool {
+        held.lease.attempt > 1 && matches!(self.shared.settings.orphan, Orphan::Reconcile(_))
+    }
+
     /// Asks the business system, if the policy is to ask it and an attempt before `held` left no
     /// outcome.
     pub(crate) async fn reconcile_if_orphaned(&self, held: Held, key: &IdempotencyKey) -> Begun {

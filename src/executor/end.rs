@@ -1,24 +1,18 @@
 //! From the end of a run to its record.
 
-use std::any::Any;
 use std::fmt;
-use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, warn};
 
 use super::begin::{Held, jittered};
 use super::give_back::undoing;
 use super::heart::Beating;
-use super::{Conflict, Executor, Shared, after};
+use super::{Conflict, Executor, after};
 use crate::clock::Timestamp;
+use crate::error::StoreError;
 use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Reconciled};
 use crate::record::{Completed, Lease};
@@ -32,8 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// What a run ended with.
 pub(crate) struct Finished<V> {
     /// For the one who waits for it.
-    value: V,
-    end: End,
+    pub(super) value: V,
+    pub(super) end: End,
 }
 
 /// What becomes of the key.
@@ -157,60 +151,32 @@ impl fmt::Display for Recorded {
 }
 
 /// A change of the record that ends a lease.
-enum Write {
+pub(super) enum Write {
     Complete(Completion, Recorded),
     Release(Release),
 }
 
 impl<St: Store> Executor<St> {
-    /// Runs `work` under the lease, and ends the lease by what came of it.
-    ///
-    /// # Panics
-    ///
-    /// When `work` does, after the key has been seen to.
-    pub(crate) async fn run_held<V>(
+    /// What the one who waits for a run gets, whose lease ended so.
+    pub(super) fn settled<V>(
         &self,
-        held: Held,
-        key: IdempotencyKey,
-        work: impl Future<Output = Finished<V>> + Send,
+        value: V,
+        is_answer: bool,
+        ended: Ended,
+        created_at: Timestamp,
     ) -> Settled<V> {
-        let created_at = held.lease.created_at;
-        let mut beating = None;
-        let outcome = Beaten {
-            work,
-            lease: &held.lease,
-            shared: &self.shared,
-            beating: &mut beating,
+        let (recorded, expires_at) = match ended {
+            Ended::As(recorded, expires_at) => (recorded, expires_at),
+            Ended::Superseded(completed) => return Settled::Superseded(completed),
+        };
+        if is_answer && let Some(conflict) = self.withholds(recorded) {
+            return Settled::Withheld(conflict, recorded);
         }
-        .await;
-        if let Some(beating) = &beating {
-            beating.end_is_under_way();
-        }
-        match outcome {
-            Ok(Finished { value, end }) => {
-                let is_answer = matches!(end, End::Record { .. });
-                let write = self.write_for(end, &held.lease, &key).await;
-                let record_key = held.lease.key;
-                let (recorded, expires_at) = match self.end(held, write, beating).await {
-                    Ended::As(recorded, expires_at) => (recorded, expires_at),
-                    Ended::Superseded(completed) => return Settled::Superseded(completed),
-                };
-                debug!(record = %record_key, %recorded, "a run ended");
-                if is_answer && let Some(conflict) = self.withholds(recorded) {
-                    return Settled::Withheld(conflict, recorded);
-                }
-                Settled::Value {
-                    value,
-                    recorded,
-                    created_at,
-                    expires_at,
-                }
-            }
-            Err(panic) => {
-                let write = self.write_for(End::Unknown, &held.lease, &key).await;
-                self.end(held, write, beating).await;
-                resume_unwind(panic)
-            }
+        Settled::Value {
+            value,
+            recorded,
+            created_at,
+            expires_at,
         }
     }
 
@@ -226,19 +192,29 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    async fn write_for(&self, end: End, lease: &Lease, key: &IdempotencyKey) -> Write {
-        match end {
+    /// How the lease ends by what came of its run; `None` when the business system has to be asked.
+    pub(super) fn write_for(&self, end: End) -> Option<Write> {
+        Some(match end {
             End::Record { answer, retention } => self.record(answer, retention),
             End::Release => Write::Release(Release::Free),
             End::Unknown => match &self.shared.settings.orphan {
                 Orphan::Retake => Write::Release(Release::Free),
                 Orphan::Hold => Write::Release(Release::Orphan),
-                Orphan::Reconcile(reconcile) => match self.ask(reconcile, key, lease).await {
-                    Reconciled::Completed(answer) => self.record(answer.into(), None),
-                    Reconciled::NotExecuted => Write::Release(Release::Free),
-                    Reconciled::Unknown => Write::Release(Release::Orphan),
-                },
+                Orphan::Reconcile(_) => return None,
             },
+        })
+    }
+
+    /// How the lease ends of a run whose outcome the business system knows, or does not.
+    pub(super) async fn asked_write(&self, key: &IdempotencyKey, lease: &Lease) -> Write {
+        let reconciled = match &self.shared.settings.orphan {
+            Orphan::Reconcile(reconcile) => self.ask(reconcile, key, lease).await,
+            Orphan::Retake | Orphan::Hold => Reconciled::Unknown,
+        };
+        match reconciled {
+            Reconciled::Completed(answer) => self.record(answer.into(), None),
+            Reconciled::NotExecuted => Write::Release(Release::Free),
+            Reconciled::Unknown => Write::Release(Release::Orphan),
         }
     }
 
@@ -252,7 +228,12 @@ impl<St: Store> Executor<St> {
         self.end(held, release, None).await;
     }
 
-    async fn end(&self, held: Held, write: Write, beating: Option<Beating<St>>) -> Ended {
+    pub(super) async fn end(
+        &self,
+        held: Held,
+        write: Write,
+        beating: Option<Beating<St>>,
+    ) -> Ended {
         match self.try_end(&held.lease, &write).await {
             Some(ended) => ended,
             None => {
@@ -262,6 +243,16 @@ impl<St: Store> Executor<St> {
         }
     }
 
+    /// Ends a lease, if the store can do that at once.
+    pub(super) fn try_end_now(&self, lease: &Lease, write: &Write) -> Option<Ended> {
+        let store = &self.shared.store;
+        let fenced = match write {
+            Write::Complete(completion, _) => store.try_complete(lease, completion)?,
+            Write::Release(_) => return None,
+        };
+        self.ended(lease, write, fenced)
+    }
+
     /// `None` when the store did not take it.
     async fn try_end(&self, lease: &Lease, write: &Write) -> Option<Ended> {
         let store = &self.shared.store;
@@ -269,31 +260,45 @@ impl<St: Store> Executor<St> {
             Write::Complete(completion, _) => self.bounded(store.complete(lease, completion)).await,
             Write::Release(release) => self.bounded(store.release(lease, *release)).await,
         };
-        match fenced {
-            Ok(Fenced::Applied) => Some(match write {
-                Write::Complete(completion, recorded) => {
-                    Ended::As(*recorded, Some(completion.expires_at))
-                }
-                Write::Release(Release::Free) => Ended::As(Recorded::Released, None),
-                Write::Release(Release::Orphan) => {
-                    Ended::As(Recorded::Unknown, Some(lease.expires_at))
-                }
-            }),
-            Ok(Fenced::LeaseLost(completed)) => {
+        self.ended(lease, write, fenced)
+    }
+
+    /// What a write made of a lease; `None` when the store did not take it.
+    fn ended(
+        &self,
+        lease: &Lease,
+        write: &Write,
+        fenced: Result<Fenced, StoreError>,
+    ) -> Option<Ended> {
+        let ended = match (fenced, write) {
+            (Ok(Fenced::Applied), Write::Complete(completion, recorded)) => {
+                Ended::As(*recorded, Some(completion.expires_at))
+            }
+            (Ok(Fenced::Applied), Write::Release(Release::Free)) => {
+                Ended::As(Recorded::Released, None)
+            }
+            (Ok(Fenced::Applied), Write::Release(Release::Orphan)) => {
+                Ended::As(Recorded::Unknown, Some(lease.expires_at))
+            }
+            (Ok(Fenced::LeaseLost(completed)), _) => {
                 self.shared.runs.lease_lost();
                 warn!(record = %lease.key, "a run ended after it had lost its lease");
-                Some(match completed {
+                match completed {
                     Some(completed) if completed.fingerprint == lease.fingerprint => {
                         Ended::Superseded(completed)
                     }
                     _ => Ended::As(Recorded::LeaseLost, None),
-                })
+                }
             }
-            Err(error) => {
+            (Err(error), _) => {
                 warn!(record = %lease.key, %error, "the store did not take the end of a run");
-                None
+                return None;
             }
+        };
+        if let Ended::As(recorded, _) = &ended {
+            debug!(record = %lease.key, %recorded, "a run ended");
         }
+        Some(ended)
     }
 
     /// Goes on trying, under the lease, until the store takes it, the lease is lost, or the
@@ -323,42 +328,8 @@ impl<St: Store> Executor<St> {
     }
 }
 
-enum Ended {
+/// How a lease ended.
+pub(super) enum Ended {
     As(Recorded, Option<Timestamp>),
     Superseded(Completed),
-}
-
-pin_project! {
-    /// Polls work, catches its panic, and begins to renew its lease when it does not end with
-    /// its first poll.
-    struct Beaten<'a, W, St: Store> {
-        #[pin]
-        work: W,
-        lease: &'a Lease,
-        shared: &'a Arc<Shared<St>>,
-        beating: &'a mut Option<Beating<St>>,
-    }
-}
-
-impl<W: Future, St: Store> Future for Beaten<'_, W, St> {
-    type Output = Result<W::Output, Box<dyn Any + Send>>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        match catch_unwind(AssertUnwindSafe(|| this.work.poll(cx))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => {
-                if this.beating.is_none() {
-                    let settings = &this.shared.settings;
-                    **this.beating = Some(this.shared.heart.keep(
-                        this.lease,
-                        settings.lease,
-                        settings.max_execution,
-                    ));
-                }
-                Poll::Pending
-            }
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
-    }
 }

@@ -7,6 +7,7 @@ mod give_back;
 mod heart;
 mod outcome;
 mod room;
+mod run;
 mod runs;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use self::heart::Heart;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, Ran, RunError};
 pub(crate) use self::room::{Room, Taken};
+pub(crate) use self::run::Run;
 use self::runs::Runs;
 pub use self::runs::{Handle, Stats};
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -300,13 +302,23 @@ impl<St: Store> Executor<St> {
                     Err(error) => Finished::unknown(Err(RunError::Work(error))),
                 }
             };
-            match executor.run_held(held, claimant.key, work).await {
+            match executor.under_lease(held, claimant.key, work).await {
                 Settled::Value { value, .. } => value.map(Ran::Executed),
                 Settled::Superseded(completed) => replayed(&completed.payload),
                 Settled::Withheld(conflict, _) => Err(conflict.into()),
             }
         });
         run.await
+    }
+
+    /// Work that runs under a lease which this executor has got.
+    pub(crate) fn under_lease<W, V>(
+        &self,
+        held: Held,
+        key: IdempotencyKey,
+        work: W,
+    ) -> Run<W, V, St> {
+        Run::new(self.clone(), held, key, work)
     }
 
     /// A future of this executor that is finished even if it is dropped.

@@ -6,6 +6,7 @@ use http::header::HeaderValue;
 
 use crate::body::{BufferedBody, FromBuffered};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::executor::Settled;
 use crate::outcome::{IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, mark, report_times};
 use crate::problem::{Refusal, RefusalReason};
 use crate::record::Completed;
@@ -45,6 +46,33 @@ impl<St: Store> Shared<St> {
             );
         }
         self.told(response, Outcome::Replayed)
+    }
+
+    /// The response to a request whose run has ended.
+    pub(super) fn settled<RB: FromBuffered, E>(
+        &self,
+        settled: Settled<Result<Response<RB>, E>>,
+    ) -> Result<Response<RB>, E> {
+        match settled {
+            Settled::Value {
+                value,
+                recorded,
+                created_at,
+                expires_at,
+            } => value.map(|mut response| {
+                if let Some(expires_at) = expires_at
+                    && self.settings.report_times
+                {
+                    report_times(response.headers_mut(), created_at, expires_at);
+                }
+                self.told(response, Outcome::Executed(recorded))
+            }),
+            Settled::Superseded(completed) => Ok(self.replay(&completed)),
+            Settled::Withheld(conflict, recorded) => {
+                let response = self.refuse(&conflict.into());
+                Ok(self.told(response, Outcome::Executed(recorded)))
+            }
+        }
     }
 
     pub(super) fn refuse<RB: FromBuffered>(&self, refusal: &Refusal) -> Response<RB> {

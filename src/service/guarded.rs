@@ -1,7 +1,6 @@
 //! One guarded request, from its read body to its answer.
 
 use std::error::Error;
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -9,15 +8,12 @@ use http::{Request, Response};
 use http_body_util::LengthLimitError;
 use tower_service::Service;
 
+use super::run::HandlerRun;
 use crate::body::{Collector, FromBuffered, Rest, Stop};
-use crate::executor::{
-    Begun, Claimant, Conflict, Detached, End, Finished, Held, Recordable, Settled, Stage,
-};
+use crate::executor::{Begun, Claimant, Conflict, Detached, Held, Stage};
 use crate::key::IdempotencyKey;
-use crate::outcome::{Outcome, report_times};
 use crate::problem::{BoxError, Refusal, RefusalReason};
-use crate::response::{Answer, encode_response};
-use crate::settings::{Keep, Settings, Shared};
+use crate::settings::Shared;
 use crate::store::Store;
 
 pub(super) struct Guarded<S, St> {
@@ -38,10 +34,10 @@ where
     Running(Detached<Result<Response, E>>),
 }
 
-/// How far the claim has come when the run becomes a future of its own.
+/// What there is to wait for before the handler runs.
 enum Start {
-    /// The store gave the lease at once.
-    Held(Held, IdempotencyKey),
+    /// The business system has to be asked what an attempt before this one has done.
+    Orphaned(Held, IdempotencyKey),
     /// The store has to be waited for.
     Claim(Claimant, Arc<Stage>),
 }
@@ -89,7 +85,16 @@ impl<S, St: Store> Guarded<S, St> {
         let record_key = parts.record_key();
         let fingerprint = identified.fingerprint;
         let start = match executor.begin_now(&parts, &record_key, fingerprint) {
-            Some(Begun::Held(held)) => Start::Held(held, identified.to_key(record_key)),
+            Some(Begun::Held(held)) => {
+                let key = identified.to_key(record_key);
+                if executor.reconciles(&held) {
+                    Start::Orphaned(held, key)
+                } else {
+                    let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
+                    let run = HandlerRun::begin(self.shared, self.inner, request, held, key);
+                    return Next::Running(shared.executor.detached(None, run));
+                }
+            }
             Some(Begun::Completed(completed)) => return Next::Answered(shared.replay(&completed)),
             Some(Begun::Refused(Conflict::Store(error))) if shared.runs_unprotected(&error) => {
                 let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
@@ -107,113 +112,45 @@ impl<S, St: Store> Guarded<S, St> {
             }
         };
         let stage = match &start {
-            Start::Held(..) => None,
+            Start::Orphaned(..) => None,
             Start::Claim(_, stage) => Some(Arc::clone(stage)),
         };
         let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
-        let run = run(Arc::clone(&shared), self.inner, request, start);
+        let run = run_when_held(self.shared, self.inner, request, start);
         Next::Running(shared.executor.detached(stage, run))
     }
 }
 
-async fn run<S, St, B, RB>(
+async fn run_when_held<S, St, B, RB>(
     shared: Arc<Shared<St>>,
     mut inner: S,
-    mut request: Request<B>,
+    request: Request<B>,
     start: Start,
 ) -> Result<Response<RB>, S::Error>
 where
     S: Service<Request<B>, Response = Response<RB>> + Send,
     S::Future: Send,
-    S::Error: Send,
+    S::Error: Send + 'static,
     St: Store,
     B: Send,
-    RB: FromBuffered + Send,
+    RB: FromBuffered + Send + 'static,
 {
     let executor = &shared.executor;
     let (begun, key) = match start {
-        Start::Held(held, key) => (executor.reconcile_if_orphaned(held, &key).await, key),
+        Start::Orphaned(held, key) => (executor.reconcile_if_orphaned(held, &key).await, key),
         Start::Claim(claimant, stage) => (executor.begin(&claimant, &stage).await, claimant.key),
     };
-    let held = match begun {
-        Begun::Held(held) => held,
-        Begun::Completed(completed) => return Ok(shared.replay(&completed)),
+    match begun {
+        Begun::Held(held) => {
+            HandlerRun::begin(Arc::clone(&shared), inner, request, held, key).await
+        }
+        Begun::Completed(completed) => Ok(shared.replay(&completed)),
         Begun::Refused(Conflict::Store(error)) if shared.runs_unprotected(&error) => {
             let response = inner.call(request).await;
-            return response.map(|response| shared.unprotected(response));
+            response.map(|response| shared.unprotected(response))
         }
-        Begun::Refused(conflict) => return Ok(shared.refuse(&conflict.into())),
-    };
-    request.extensions_mut().insert(held.attempt(key.clone()));
-    let settings = &shared.settings;
-    let work = async move {
-        match inner.call(request).await {
-            Ok(response) => capture(response, settings).await,
-            Err(error) => Finished::unknown(Err(error)),
-        }
-    };
-    match executor.run_held(held, key, work).await {
-        Settled::Value {
-            value,
-            recorded,
-            created_at,
-            expires_at,
-        } => value.map(|mut response| {
-            if let Some(expires_at) = expires_at
-                && settings.report_times
-            {
-                report_times(response.headers_mut(), created_at, expires_at);
-            }
-            shared.told(response, Outcome::Executed(recorded))
-        }),
-        Settled::Superseded(completed) => Ok(shared.replay(&completed)),
-        Settled::Withheld(conflict, recorded) => {
-            let response = shared.refuse(&conflict.into());
-            Ok(shared.told(response, Outcome::Executed(recorded)))
-        }
+        Begun::Refused(conflict) => Ok(shared.refuse(&conflict.into())),
     }
-}
-
-/// Reads a response as far as it has to be read, and says what becomes of the key.
-async fn capture<RB: FromBuffered, E>(
-    response: Response<RB>,
-    settings: &Settings,
-) -> Finished<Result<Response<RB>, E>> {
-    let (parts, mut body) = response.into_parts();
-    let status = parts.status;
-    let not_stored = |retention| End::Record {
-        answer: Answer::NotStored { status }.into(),
-        retention,
-    };
-    let retention = match settings.keep(&parts) {
-        Keep::Not => return Finished::new(Ok(Response::from_parts(parts, body)), End::Release),
-        Keep::ThatItWasNotStored(retention) => {
-            let response = Response::from_parts(parts, body);
-            return Finished::new(Ok(response), not_stored(retention));
-        }
-        Keep::For(retention) => retention,
-    };
-    let mut collector = Collector::new(settings.max_response_body);
-    let (rest, end) = match poll_fn(|cx| collector.poll(&mut body, None, cx)).await {
-        Stop::TooLarge | Stop::Full => (Rest::Body(body), not_stored(retention)),
-        // The work was done, and its answer is lost.
-        Stop::Error(error) => (Rest::Error(error), End::Unknown),
-        Stop::End if retention.is_none() && !settings.records(&parts, collector.trailers()) => {
-            (Rest::Nothing, End::Release)
-        }
-        Stop::End => {
-            let answer = Recordable::response(encode_response(
-                parts.status,
-                &parts.headers,
-                &settings.stored_headers(&parts.headers),
-                collector.trailers(),
-                collector.chunks().iter(),
-            ));
-            (Rest::Nothing, End::Record { answer, retention })
-        }
-    };
-    let response = Response::from_parts(parts, collector.into_body(rest));
-    Finished::new(Ok(response), end)
 }
 
 fn too_large<St>(shared: &Shared<St>) -> Refusal {

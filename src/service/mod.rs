@@ -2,6 +2,8 @@
 
 mod answer;
 mod guarded;
+mod run;
+mod work;
 
 use std::fmt;
 use std::future::Future;

@@ -192,6 +192,26 @@ impl MemoryStore {
         }
     }
 
+    fn complete_now(&self, lease: &Lease, completion: &Completion) -> Fenced {
+        let fenced = self.fenced(lease, |table| {
+            let completed = Completed {
+                fingerprint: lease.fingerprint,
+                payload: completion.payload.clone(),
+                created_at: lease.created_at,
+                expires_at: completion.expires_at,
+            };
+            self.record(table, lease.key, completed, completion.now);
+            self.end(table, &lease.key);
+        });
+        match fenced {
+            // The very answer is there already: this call repeats one that was applied.
+            Fenced::LeaseLost(Some(completed)) if completed.payload == completion.payload => {
+                Fenced::Applied
+            }
+            fenced => fenced,
+        }
+    }
+
     fn record(&self, table: &mut Table, key: RecordKey, completed: Completed, now: Timestamp) {
         match &self.inner.cache {
             // In before the lease is out, so that no claim finds the key without either.
@@ -268,24 +288,16 @@ impl Store for MemoryStore {
         }))
     }
 
+    fn try_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> Option<Result<Fenced, StoreError>> {
+        Some(Ok(self.complete_now(lease, completion)))
+    }
+
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        let fenced = self.fenced(lease, |table| {
-            let completed = Completed {
-                fingerprint: lease.fingerprint,
-                payload: completion.payload.clone(),
-                created_at: lease.created_at,
-                expires_at: completion.expires_at,
-            };
-            self.record(table, lease.key, completed, completion.now);
-            self.end(table, &lease.key);
-        });
-        Ok(match fenced {
-            // The very answer is there already: this call repeats one that was applied.
-            Fenced::LeaseLost(Some(completed)) if completed.payload == completion.payload => {
-                Fenced::Applied
-            }
-            fenced => fenced,
-        })
+        Ok(self.complete_now(lease, completion))
     }
 
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {

@@ -91,6 +91,19 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         completion: &Completion,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send;
 
+    /// Records an answer at once, without waiting, or says with `None` that
+    /// [`complete`](Self::complete) has to be asked.
+    ///
+    /// Like [`try_claim`](Self::try_claim), for stores in the process's own memory.
+    fn try_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> Option<Result<Fenced, StoreError>> {
+        let _ = (lease, completion);
+        None
+    }
+
     /// Ends an attempt without an answer.
     fn release(
         &self,

@@ -52,6 +52,14 @@ impl Store for SharedStore {
         self.0.renew(lease, deadline).await
     }
 
+    fn try_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> Option<Result<Fenced, StoreError>> {
+        self.0.try_complete(lease, completion)
+    }
+
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
         self.0.complete(lease, completion).await
     }
@@ -90,6 +98,14 @@ impl<St: Store> Store for Arc<St> {
         (**self).renew(lease, deadline)
     }
 
+    fn try_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> Option<Result<Fenced, StoreError>> {
+        (**self).try_complete(lease, completion)
+    }
+
     fn complete(
         &self,
         lease: &Lease,
@@ -126,6 +142,11 @@ trait ErasedStore: fmt::Debug + Send + Sync + 'static {
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>>;
     fn claim<'a>(&'a self, request: &'a ClaimRequest<'a>) -> BoxFuture<'a, Claim>;
     fn renew<'a>(&'a self, lease: &'a Lease, deadline: Timestamp) -> BoxFuture<'a, Fenced>;
+    fn try_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> Option<Result<Fenced, StoreError>>;
     fn complete<'a>(
         &'a self,
         lease: &'a Lease,
@@ -147,6 +168,14 @@ impl<St: Store> ErasedStore for St {
 
     fn renew<'a>(&'a self, lease: &'a Lease, deadline: Timestamp) -> BoxFuture<'a, Fenced> {
         Box::pin(Store::renew(self, lease, deadline))
+    }
+
+    fn try_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> Option<Result<Fenced, StoreError>> {
+        Store::try_complete(self, lease, completion)
     }
 
     fn complete<'a>(

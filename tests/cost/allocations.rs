@@ -23,7 +23,7 @@ const PATHS: [&str; 6] = ["bare", "passing", "first", "replay", "in flight", "re
 /// than it did is written down here.
 const SERVICE_FN: [u64; 6] = [10, 10, 21, 3, 9, 7];
 const NEAR_TIER: [u64; 6] = [10, 10, 26, 3, 9, 7];
-const TIERED: [u64; 6] = [10, 10, 31, 3, 9, 7];
+const TIERED: [u64; 6] = [10, 10, 32, 3, 9, 7];
 const ROUTER: [u64; 6] = [21, 21, 31, 14, 18, 16];
 
 #[test]

@@ -96,6 +96,7 @@ impl<St: Store> Fixture<St> {
         };
         let fixture = Self {
             layer: IdempotencyLayer::new(stores.store)
+                .report_outcome(true)
                 .clock(TokioClock::new())
                 .lease(LEASE)
                 .orphan(policy(scenario))
@@ -258,7 +259,10 @@ fn policy(scenario: Scenario) -> Orphan<Response<Bytes>> {
 async fn leave_orphan(far: SharedStore, door: Door, key: &str) {
     let an_hour_ago = TokioClock::new().now().as_micros() - 3_600_000_000;
     let clock = ManualClock::starting_at(Timestamp::from_micros(an_hour_ago));
-    let layer = IdempotencyLayer::new(far).clock(clock).lease(LEASE);
+    let layer = IdempotencyLayer::new(far)
+        .clock(clock)
+        .lease(LEASE)
+        .report_outcome(true);
     let has_begun = Arc::new(tokio::sync::Semaphore::new(0));
     let begun = Arc::clone(&has_begun);
     let request = match door {

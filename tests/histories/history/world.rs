@@ -105,6 +105,7 @@ impl World {
         };
         let store = self.kind.store(self, number, &life);
         let layer = IdempotencyLayer::new(store)
+            .report_outcome(true)
             .clock(NodeClock {
                 began,
                 ahead: plan.skew * u32::try_from(place).expect("few nodes") / 4,
