@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::HeaderName;
 
-use crate::digest::{Digest, hex};
+use crate::digest::{Digest, Domain, hex};
 
 /// The request header that carries the key:
 /// `Idempotency-Key`, [draft-ietf-httpapi-idempotency-key-header-07, section 2].
@@ -220,7 +220,7 @@ pub struct KeyParts<'a> {
 impl KeyParts<'_> {
     /// The name of the record.
     pub fn record_key(&self) -> RecordKey {
-        let mut digest = Digest::new("tower-idempotency key 1");
+        let mut digest = Digest::new(Domain::RecordKey);
         digest.field(self.namespace.as_bytes());
         digest.optional(self.scope.map(str::as_bytes));
         digest.field(self.method.as_bytes());
@@ -339,7 +339,7 @@ impl IdempotencyKey {
     /// same for every attempt at this key, and another for each `purpose`, operation, scope and
     /// namespace. 32 hexadecimal digits, which every provider we know takes.
     pub fn derive(&self, purpose: &str) -> String {
-        let mut digest = Digest::new("tower-idempotency derived key 1");
+        let mut digest = Digest::new(Domain::DerivedKey);
         digest.field(self.record_key.as_bytes());
         digest.field(purpose.as_bytes());
         hex(&digest.finish()[..16])

@@ -12,6 +12,7 @@ mod fields;
 mod fingerprint;
 mod key;
 mod layer;
+mod leb128;
 mod outcome;
 mod policy;
 mod problem;

@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use super::{bytes_of, content_type};
 use crate::body::Chunks;
-use crate::digest::Digest;
+use crate::digest::{Digest, Domain};
 use crate::fields::{self, Field, InvalidPointer, Media};
 use crate::fingerprint::Fingerprint;
 
@@ -81,7 +81,7 @@ impl Fingerprinting {
         body: &Chunks,
         whole: Option<&Bytes>,
     ) -> Fingerprint {
-        let mut digest = Digest::new("tower-idempotency request 1");
+        let mut digest = Digest::new(Domain::Request);
         digest.optional(scope.map(str::as_bytes));
         if scope.is_none() {
             // Another caller with the same key must not get this one's answer.
@@ -95,7 +95,7 @@ impl Fingerprinting {
         digest.optional(parts.uri.query().map(str::as_bytes));
         fields::feed_essence(content_type(parts), &mut digest);
         self.add_body(&mut digest, parts, body, whole);
-        Fingerprint::from_digest(digest)
+        Fingerprint::from_digest(&digest)
     }
 
     fn add_body(&self, digest: &mut Digest, parts: &Parts, body: &Chunks, whole: Option<&Bytes>) {
