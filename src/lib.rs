@@ -19,6 +19,7 @@ mod problem;
 pub mod record;
 mod request;
 mod response;
+mod scratch;
 mod service;
 mod settings;
 pub mod store;
