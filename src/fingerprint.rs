@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::digest::{Digest, hex};
+use crate::digest::{Digest, Domain, hex};
 
 /// SHA-256 over everything that must be equal in a request and its retry. A key that comes with
 /// another fingerprint was reused for another request.
@@ -25,7 +25,7 @@ impl Fingerprint {
         I: IntoIterator,
         I::Item: AsRef<[u8]>,
     {
-        let mut digest = Digest::new("tower-idempotency inputs 1");
+        let mut digest = Digest::new(Domain::Inputs);
         for input in inputs {
             digest.field(input.as_ref());
         }
@@ -42,7 +42,7 @@ impl Fingerprint {
         &self.0
     }
 
-    pub(crate) fn from_digest(digest: Digest) -> Self {
+    pub(crate) fn from_digest(digest: &Digest) -> Self {
         Self(digest.finish())
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::HeaderName;
 
-use crate::digest::{Digest, hex};
+use crate::digest::{Digest, Domain, hex};
+use crate::scratch;
 
 /// The request header that carries the key:
 /// `Idempotency-Key`, [draft-ietf-httpapi-idempotency-key-header-07, section 2].
@@ -116,7 +117,7 @@ pub(crate) fn parse(value: &[u8], syntax: KeySyntax) -> Result<Cow<'_, str>, Inv
 fn quoted(value: &[u8]) -> Result<Cow<'_, str>, InvalidKey> {
     let inner = &value[1..];
     // A quote or a backslash inside is the rare case; without one the key is borrowed.
-    match inner.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+    match memchr::memchr2(b'"', b'\\', inner) {
         None => Err(InvalidKey::Quoting),
         Some(end) if inner[end] == b'"' => {
             if end + 1 != inner.len() {
@@ -152,7 +153,10 @@ pub(crate) fn check(key: &[u8]) -> Result<&str, InvalidKey> {
     if key.is_empty() {
         return Err(InvalidKey::Empty);
     }
-    if let Some(at) = key.iter().position(|byte| !byte.is_ascii_graphic()) {
+    // Nearly all are good, so the bytes are looked at in one go, and a position is for the others.
+    let is_visible = |byte: &u8| byte.is_ascii_graphic();
+    if !key.iter().fold(true, |all, byte| all & is_visible(byte)) {
+        let at = key.iter().take_while(|byte| is_visible(byte)).count();
         return Err(InvalidKey::NotVisibleAscii { at });
     }
     if key.len() > MAX_KEY_LENGTH {
@@ -220,7 +224,7 @@ pub struct KeyParts<'a> {
 impl KeyParts<'_> {
     /// The name of the record.
     pub fn record_key(&self) -> RecordKey {
-        let mut digest = Digest::new("tower-idempotency key 1");
+        let mut digest = Digest::new(Domain::RecordKey);
         digest.field(self.namespace.as_bytes());
         digest.optional(self.scope.map(str::as_bytes));
         digest.field(self.method.as_bytes());
@@ -296,17 +300,19 @@ impl IdempotencyKey {
             parts.target,
             parts.key,
         ];
-        let mut text = String::with_capacity(all.iter().map(|part| part.len()).sum());
         let mut ends = [0; 4];
-        for (index, part) in all.into_iter().enumerate() {
-            text.push_str(part);
-            if let Some(end) = ends.get_mut(index) {
-                *end = text.len();
+        let text = scratch::with(|text| {
+            for (index, part) in all.into_iter().enumerate() {
+                text.extend_from_slice(part.as_bytes());
+                if let Some(end) = ends.get_mut(index) {
+                    *end = text.len();
+                }
             }
-        }
+            std::str::from_utf8(text).map(Arc::from)
+        });
         Self {
             record_key,
-            text: text.into(),
+            text: text.expect("strings one after the other are a string"),
             ends,
             scoped: parts.scope.is_some(),
         }
@@ -339,7 +345,7 @@ impl IdempotencyKey {
     /// same for every attempt at this key, and another for each `purpose`, operation, scope and
     /// namespace. 32 hexadecimal digits, which every provider we know takes.
     pub fn derive(&self, purpose: &str) -> String {
-        let mut digest = Digest::new("tower-idempotency derived key 1");
+        let mut digest = Digest::new(Domain::DerivedKey);
         digest.field(self.record_key.as_bytes());
         digest.field(purpose.as_bytes());
         hex(&digest.finish()[..16])

@@ -130,20 +130,22 @@ mod tests {
     use super::super::ABSENT;
     use super::super::tests::{field, fields};
     use super::*;
+    use crate::digest::Domain;
 
     fn selected(body: &str, pointers: &[&str]) -> Result<[u8; 32], FieldError> {
-        let mut digest = Digest::new("test");
+        let mut digest = Digest::new(Domain::Test);
         select(body.as_bytes(), &fields(pointers), &mut digest)?;
         Ok(digest.finish())
     }
 
     fn found(body: &str, pointers: &[&str]) -> usize {
         let optional: Vec<_> = fields(pointers).into_iter().map(Field::optional).collect();
-        select(body.as_bytes(), &optional, &mut Digest::new("test")).expect("all are optional")
+        select(body.as_bytes(), &optional, &mut Digest::new(Domain::Test))
+            .expect("all are optional")
     }
 
     fn rest(body: &str, left_out: &[&str]) -> [u8; 32] {
-        let mut digest = Digest::new("test");
+        let mut digest = Digest::new(Domain::Test);
         without(body.as_bytes(), &fields(left_out), &mut digest);
         digest.finish()
     }
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_canonical_form_is_names_and_values_with_their_lengths() {
-        let mut expected = Digest::new("test");
+        let mut expected = Digest::new(Domain::Test);
         expected.tag(PRESENT);
         expected.count(2);
         for text in ["", "1", "[b]", "2"] {
@@ -184,7 +186,7 @@ mod tests {
         }
         expected.tag(ABSENT);
         let fields = [field("/a"), field("/c").optional()];
-        let mut fed = Digest::new("test");
+        let mut fed = Digest::new(Domain::Test);
         assert_eq!(select(b"a%5Bb]=2&x=&a=1", &fields, &mut fed), Ok(1));
         assert_eq!(fed.finish(), expected.finish());
     }
@@ -231,7 +233,7 @@ mod tests {
     #[test]
     fn an_absent_optional_field_is_a_value_of_its_own() {
         let of = |body: &str| {
-            let mut digest = Digest::new("test");
+            let mut digest = Digest::new(Domain::Test);
             let fields = [field("/a").optional(), field("/b").optional()];
             let found = select(body.as_bytes(), &fields, &mut digest).expect("all are optional");
             (found, digest.finish())
@@ -265,8 +267,8 @@ mod tests {
         #[test]
         fn any_bytes_give_a_digest_or_an_error(body in proptest::collection::vec(any::<u8>(), 0..60)) {
             let all = fields(&["", "/a", "/a/b"]);
-            let _ = select(&body, &all, &mut Digest::new("test"));
-            without(&body, &all, &mut Digest::new("test"));
+            let _ = select(&body, &all, &mut Digest::new(Domain::Test));
+            without(&body, &all, &mut Digest::new(Domain::Test));
         }
 
         #[test]

@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use super::{bytes_of, content_type};
 use crate::body::Chunks;
-use crate::digest::Digest;
+use crate::digest::{Digest, Domain};
 use crate::fields::{self, Field, InvalidPointer, Media};
 use crate::fingerprint::Fingerprint;
 
@@ -81,7 +81,7 @@ impl Fingerprinting {
         body: &Chunks,
         whole: Option<&Bytes>,
     ) -> Fingerprint {
-        let mut digest = Digest::new("tower-idempotency request 1");
+        let mut digest = Digest::new(Domain::Request);
         digest.optional(scope.map(str::as_bytes));
         if scope.is_none() {
             // Another caller with the same key must not get this one's answer.
@@ -93,13 +93,20 @@ impl Fingerprinting {
         digest.field(parts.method.as_str().as_bytes());
         digest.field(target.as_bytes());
         digest.optional(parts.uri.query().map(str::as_bytes));
-        fields::feed_essence(content_type(parts), &mut digest);
-        self.add_body(&mut digest, parts, body, whole);
-        Fingerprint::from_digest(digest)
+        let content_type = content_type(parts);
+        fields::feed_essence(content_type, &mut digest);
+        self.add_body(&mut digest, content_type, body, whole);
+        Fingerprint::from_digest(&digest)
     }
 
-    fn add_body(&self, digest: &mut Digest, parts: &Parts, body: &Chunks, whole: Option<&Bytes>) {
-        let media = Media::of(content_type(parts));
+    fn add_body(
+        &self,
+        digest: &mut Digest,
+        content_type: &[u8],
+        body: &Chunks,
+        whole: Option<&Bytes>,
+    ) {
+        let media = Media::of(content_type);
         let whole = bytes_of(whole);
         // A digest is left as it was by fields that cannot be read.
         let is_narrowed = match &self.source {
@@ -115,7 +122,7 @@ impl Fingerprinting {
         };
         if !is_narrowed {
             digest.tag(0);
-            add_all(digest, &media, content_type(parts), body);
+            add_all(digest, &media, content_type, body);
         }
     }
 }

@@ -9,7 +9,7 @@ use http::header::{HeaderMap, HeaderName};
 use http::request::Parts;
 
 use super::{bytes_of, content_type};
-use crate::digest::{Digest, hex};
+use crate::digest::{Digest, Domain, hex};
 use crate::fields::{self, Field, FieldError, InvalidPointer, Media};
 use crate::key::{self, IDEMPOTENCY_KEY, InvalidKey, KeySyntax};
 use crate::problem::{Refusal, RefusalReason};
@@ -125,7 +125,7 @@ impl KeySource {
                 key::from_headers(&parts.headers, name, *syntax).map_err(Refusal::from)
             }
             Self::Fields(fields) => {
-                let mut digest = Digest::new("tower-idempotency key fields 1");
+                let mut digest = Digest::new(Domain::KeyFields);
                 let media = Media::of(content_type(parts));
                 match fields::select(&media, bytes_of(body), fields, &mut digest) {
                     Ok(0) => Ok(None),

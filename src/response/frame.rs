@@ -22,6 +22,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::status::StatusCode;
 
 use super::{Answer, DamagedAnswer, StoredResponse, names};
+use crate::{leb128, scratch};
 
 const VERSION: u8 = 1;
 const RESPONSE: u8 = 0;
@@ -42,13 +43,10 @@ pub(super) fn encode(answer: &Answer) -> Bytes {
             let [low, high] = status.as_u16().to_le_bytes();
             Bytes::copy_from_slice(&[VERSION, NOT_STORED, low, high])
         }
-        Answer::Value(value) => {
-            let mut size = Size(0);
-            write_value(value, &mut size);
-            let mut bytes = Vec::with_capacity(size.0);
-            write_value(value, &mut bytes);
-            bytes.into()
-        }
+        Answer::Value(value) => scratch::with(|head| {
+            head.extend_from_slice(&[VERSION, VALUE]);
+            join(head, [&value[..]].into_iter())
+        }),
     }
 }
 
@@ -61,85 +59,63 @@ pub(super) fn encode_response<'a>(
     trailers: Option<&HeaderMap>,
     body: impl Iterator<Item = &'a [u8]> + Clone,
 ) -> Bytes {
-    let mut size = Size(0);
-    write_response(status, headers, is_kept, trailers, body.clone(), &mut size);
-    let mut bytes = Vec::with_capacity(size.0);
-    write_response(status, headers, is_kept, trailers, body, &mut bytes);
-    bytes.into()
-}
-
-/// Where a frame goes: once into its size, and then into bytes of that size.
-trait Sink {
-    fn put(&mut self, bytes: &[u8]);
-
-    fn put_length(&mut self, mut length: usize) {
-        while length >= 0x80 {
-            self.put(&[(length & 0x7f) as u8 | 0x80]);
-            length >>= 7;
-        }
-        self.put(&[length as u8]);
-    }
-
-    fn put_sized(&mut self, bytes: &[u8]) {
-        self.put_length(bytes.len());
-        self.put(bytes);
-    }
-}
-
-struct Size(usize);
-
-impl Sink for Size {
-    fn put(&mut self, bytes: &[u8]) {
-        self.0 += bytes.len();
-    }
-}
-
-impl Sink for Vec<u8> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
-
-fn write_response<'a>(
-    status: StatusCode,
-    headers: &HeaderMap,
-    is_kept: &impl Fn(&HeaderName) -> bool,
-    trailers: Option<&HeaderMap>,
-    body: impl Iterator<Item = &'a [u8]> + Clone,
-    sink: &mut impl Sink,
-) {
     let kind = match trailers {
         None => RESPONSE,
         Some(_) => RESPONSE_WITH_TRAILERS,
     };
-    sink.put(&[VERSION, kind]);
-    sink.put(&status.as_u16().to_le_bytes());
-    write_fields(headers, is_kept, sink);
-    if let Some(trailers) = trailers {
-        write_fields(trailers, &|_| true, sink);
-    }
-    sink.put_length(body.clone().map(<[u8]>::len).sum());
-    body.for_each(|part| sink.put(part));
+    let [low, high] = status.as_u16().to_le_bytes();
+    scratch::with(|head| {
+        head.extend_from_slice(&[VERSION, kind, low, high]);
+        put_fields(head, headers, is_kept);
+        if let Some(trailers) = trailers {
+            put_fields(head, trailers, &|_| true);
+        }
+        join(head, body)
+    })
 }
 
-fn write_value(value: &[u8], sink: &mut impl Sink) {
-    sink.put(&[VERSION, VALUE]);
-    sink.put_sized(value);
+/// The frame that starts with `head` and ends with a body, in one allocation.
+fn join<'a>(head: &mut Vec<u8>, body: impl Iterator<Item = &'a [u8]> + Clone) -> Bytes {
+    let length = body.clone().map(<[u8]>::len).sum();
+    put_length(head, length);
+    let mut frame = Vec::with_capacity(head.len() + length);
+    frame.extend_from_slice(head);
+    body.for_each(|part| frame.extend_from_slice(part));
+    frame.into()
 }
 
-fn write_fields(fields: &HeaderMap, is_kept: &impl Fn(&HeaderName) -> bool, sink: &mut impl Sink) {
-    let kept = || fields.iter().filter(|(name, _)| is_kept(name));
-    sink.put_length(kept().count());
-    for (name, value) in kept() {
+fn put_fields(head: &mut Vec<u8>, fields: &HeaderMap, is_kept: &impl Fn(&HeaderName) -> bool) {
+    let start = head.len();
+    // One byte for their number, which is known after them.
+    head.push(0);
+    let mut count = 0;
+    for (name, value) in fields.iter().filter(|(name, _)| is_kept(name)) {
+        count += 1;
         match names::tag(name) {
-            Some(tag) => sink.put(&[tag]),
+            Some(tag) => head.push(tag),
             None => {
-                sink.put(&[0]);
-                sink.put_sized(name.as_str().as_bytes());
+                head.push(0);
+                put_sized(head, name.as_str().as_bytes());
             }
         }
-        sink.put_sized(value.as_bytes());
+        put_sized(head, value.as_bytes());
     }
+    head[start] = count as u8;
+    // It seldom takes more than the one byte.
+    if count >= 0x80 {
+        let mut bytes = Vec::new();
+        put_length(&mut bytes, count);
+        head.splice(start..=start, bytes);
+    }
+}
+
+fn put_sized(head: &mut Vec<u8>, bytes: &[u8]) {
+    put_length(head, bytes.len());
+    head.extend_from_slice(bytes);
+}
+
+fn put_length(head: &mut Vec<u8>, length: usize) {
+    leb128::write(length, |byte| head.push(byte));
 }
 
 pub(super) fn decode(payload: &Bytes) -> Result<Answer, DamagedAnswer> {
@@ -323,6 +299,20 @@ mod tests {
         let payload = full().encode();
         let whole = payload.try_into_mut().expect("the only handle");
         assert_eq!(whole.capacity(), whole.len());
+    }
+
+    #[test]
+    fn more_fields_than_one_byte_can_count_come_back() {
+        for count in [0x7f, 0x80, 0x81, 0x4000] {
+            let mut response = StoredResponse::new(StatusCode::OK, "hi");
+            for number in 0..count {
+                response
+                    .headers
+                    .append(header::SET_COOKIE, HeaderValue::from(number));
+            }
+            let answer = Answer::Response(response);
+            assert_eq!(Answer::decode(&answer.encode()), Ok(answer), "{count}");
+        }
     }
 
     #[test]

@@ -5,15 +5,16 @@ use proptest::prelude::*;
 use super::super::ABSENT;
 use super::super::tests::{field, fields};
 use super::*;
+use crate::digest::Domain;
 
 fn select_in(body: &str, pointers: &[&str]) -> Result<[u8; 32], FieldError> {
-    let mut digest = Digest::new("test");
+    let mut digest = Digest::new(Domain::Test);
     select(body.as_bytes(), &fields(pointers), &mut digest)?;
     Ok(digest.finish())
 }
 
 fn rest(body: &str, left_out: &[&str]) -> Result<[u8; 32], FieldError> {
-    let mut digest = Digest::new("test");
+    let mut digest = Digest::new(Domain::Test);
     without(body.as_bytes(), &fields(left_out), &mut digest)?;
     Ok(digest.finish())
 }
@@ -25,7 +26,7 @@ fn whole(body: &str) -> [u8; 32] {
 
 fn found(body: &str, pointers: &[&str]) -> usize {
     let optional: Vec<_> = fields(pointers).into_iter().map(Field::optional).collect();
-    select(body.as_bytes(), &optional, &mut Digest::new("test")).expect("all are optional")
+    select(body.as_bytes(), &optional, &mut Digest::new(Domain::Test)).expect("all are optional")
 }
 
 fn missing(pointer: &str) -> FieldError {
@@ -116,7 +117,7 @@ fn a_field_may_lie_in_another_and_stand_twice() {
 fn an_absent_field_is_missing_and_null_is_absent() {
     for body in [r#"{"a":1}"#, r#"{"a":1,"b":null}"#, r#"[{"b":1}]"#, "1"] {
         let optional = [field("/b").optional()];
-        let count = select(body.as_bytes(), &optional, &mut Digest::new("test"));
+        let count = select(body.as_bytes(), &optional, &mut Digest::new(Domain::Test));
         assert_eq!(count, Ok(0), "{body}");
         assert_eq!(select_in(body, &["/b"]), Err(missing("/b")), "{body}");
     }
@@ -130,7 +131,7 @@ fn an_absent_field_is_missing_and_null_is_absent() {
 #[test]
 fn an_absent_optional_field_is_a_value_of_its_own() {
     let of = |body: &str| {
-        let mut digest = Digest::new("test");
+        let mut digest = Digest::new(Domain::Test);
         let fields = [field("/a").optional(), field("/b").optional()];
         let found = select(body.as_bytes(), &fields, &mut digest).expect("all are optional");
         (found, digest.finish())
@@ -170,7 +171,7 @@ fn what_is_no_json_is_malformed() {
         assert!(is_malformed(&rest(body, &[""])), "{body}");
     }
     let skipped = b"{\"a\":1,\"b\":\"\xff\"}";
-    let mut digest = Digest::new("test");
+    let mut digest = Digest::new(Domain::Test);
     assert!(is_malformed(&select(
         skipped,
         &fields(&["/a"]),
@@ -255,7 +256,7 @@ fn half_a_million_brackets_are_an_error() {
 #[test]
 fn the_canonical_form_is_what_the_module_says() {
     let body = br#"{"b":["x",-1.5e3,1e9223372036854775808,null,true,false,9],"a":{}}"#;
-    let mut expected = Digest::new("test");
+    let mut expected = Digest::new(Domain::Test);
     expected.tag(PRESENT);
     expected.tag(OBJECT);
     expected.count(2);
@@ -275,15 +276,15 @@ fn the_canonical_form_is_what_the_module_says() {
     expected.field(b"1e9223372036854775808");
     expected.raw(&[NULL, TRUE, FALSE, LEFT_OUT]);
 
-    let mut fed = Digest::new("test");
+    let mut fed = Digest::new(Domain::Test);
     fed.tag(PRESENT);
     without(body, &fields(&["/b/6"]), &mut fed).expect("valid");
     assert_eq!(fed.finish(), expected.finish());
 
-    let mut expected = Digest::new("test");
+    let mut expected = Digest::new(Domain::Test);
     expected.raw(&[PRESENT, TRUE, ABSENT]);
     let fields = [field("/b/4"), field("/c").optional()];
-    let mut fed = Digest::new("test");
+    let mut fed = Digest::new(Domain::Test);
     assert_eq!(select(body, &fields, &mut fed), Ok(1));
     assert_eq!(fed.finish(), expected.finish());
 }
@@ -586,8 +587,8 @@ proptest! {
     #[test]
     fn any_bytes_give_a_digest_or_an_error(body in proptest::collection::vec(any::<u8>(), 0..60)) {
         let all = fields(&["", "/a", "/0/a"]);
-        let _ = select(&body, &all, &mut Digest::new("test"));
-        let _ = without(&body, &all[1..], &mut Digest::new("test"));
+        let _ = select(&body, &all, &mut Digest::new(Domain::Test));
+        let _ = without(&body, &all[1..], &mut Digest::new(Domain::Test));
     }
 
     #[test]

@@ -207,6 +207,13 @@ impl Store for Nonsense {
         answered(self.drawn(|draw| draw.fenced(lease))).await
     }
 
+    fn try_complete(&self, lease: &Lease, _: &Completion) -> Option<Result<Fenced, StoreError>> {
+        self.drawn(|draw| match draw.one_in(2) {
+            true => draw.fenced(lease),
+            false => None,
+        })
+    }
+
     async fn complete(&self, lease: &Lease, _: &Completion) -> Result<Fenced, StoreError> {
         answered(self.drawn(|draw| draw.fenced(lease))).await
     }

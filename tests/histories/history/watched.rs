@@ -50,6 +50,20 @@ impl<St: Store> Watched<St> {
         self.history.note(key, What::Stored(stored));
     }
 
+    fn note_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+        fenced: &Result<Fenced, StoreError>,
+    ) {
+        let complete = Stored::Complete {
+            owner: Id::of_lease(lease),
+            body: body_of(completion),
+            gave: written(fenced),
+        };
+        self.note(&lease.key, complete);
+    }
+
     fn note_claim(&self, request: &ClaimRequest<'_>, claim: &Result<Claim, StoreError>) {
         learn(&self.keys, request);
         let gave = match claim {
@@ -110,20 +124,24 @@ impl<St: Store> Store for Watched<St> {
         fenced
     }
 
+    fn try_complete(
+        &self,
+        lease: &Lease,
+        completion: &Completion,
+    ) -> Option<Result<Fenced, StoreError>> {
+        let fenced = self.inner.try_complete(lease, completion)?;
+        self.note_complete(lease, completion, &fenced);
+        Some(fenced)
+    }
+
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        let (owner, body) = (Id::of_lease(lease), body_of(completion));
         let completing = Stored::Completing {
-            owner,
-            body: body.clone(),
+            owner: Id::of_lease(lease),
+            body: body_of(completion),
         };
         self.note(&lease.key, completing);
         let fenced = self.inner.complete(lease, completion).await;
-        let complete = Stored::Complete {
-            owner,
-            body,
-            gave: written(&fenced),
-        };
-        self.note(&lease.key, complete);
+        self.note_complete(lease, completion, &fenced);
         fenced
     }
 
