@@ -1,5 +1,6 @@
 //! A server to be loaded by `benches/sockets/run`: axum alone, or with the layer over it.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +20,9 @@ use tower_idempotency::store::{MemoryStore, Store, Tiered};
 #[derive(Parser)]
 struct Flags {
     stack: Stack,
+    /// Threads of the runtime. Without it there are as many as cores, as `#[tokio::main]` has it.
+    #[arg(long)]
+    workers: Option<NonZeroUsize>,
     /// The memory that the store may take, in bytes.
     #[arg(long, default_value_t = 4 << 30)]
     capacity: u64,
@@ -42,12 +46,11 @@ type Runs = Arc<AtomicU64>;
 
 fn main() -> std::io::Result<()> {
     let flags = Flags::parse();
-    tokio::runtime::Builder::new_multi_thread()
-        // With one, the server is what the load tool waits for.
-        .worker_threads(1)
-        .enable_all()
-        .build()?
-        .block_on(serve(&flags))
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = flags.workers {
+        runtime.worker_threads(workers.get());
+    }
+    runtime.enable_all().build()?.block_on(serve(&flags))
 }
 
 async fn serve(flags: &Flags) -> std::io::Result<()> {
