@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -86,12 +87,21 @@ impl fmt::Display for InvalidKey {
 
 impl std::error::Error for InvalidKey {}
 
-/// Reads the key from the header `name`; `None` when it is not there.
-pub(crate) fn from_headers<'a>(
-    headers: &'a HeaderMap,
+/// A key that was found in a header, and checked.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// It stands there from one byte up to another.
+    At(Range<usize>),
+    /// It stands there with escapes; these are its characters.
+    Unescaped(String),
+}
+
+/// Looks for the key in the header `name`; `None` when it is not there.
+pub(crate) fn find(
+    headers: &HeaderMap,
     name: &HeaderName,
     syntax: KeySyntax,
-) -> Result<Option<Cow<'a, str>>, InvalidKey> {
+) -> Result<Option<Found>, InvalidKey> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -99,11 +109,35 @@ pub(crate) fn from_headers<'a>(
     if values.next().is_some() {
         return Err(InvalidKey::Repeated);
     }
-    parse(value.as_bytes(), syntax).map(Some)
+    let value = value.as_bytes();
+    Ok(Some(match parse(value, syntax)? {
+        Cow::Owned(key) => Found::Unescaped(key),
+        Cow::Borrowed(key) => {
+            let trimmed = value.trim_ascii_start();
+            let quote = usize::from(trimmed.first() == Some(&b'"'));
+            let start = value.len() - trimmed.len() + quote;
+            Found::At(start..start + key.len())
+        }
+    }))
+}
+
+/// The key that was found in the header `name`.
+pub(crate) fn found<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    found: &'a Found,
+) -> Option<&'a str> {
+    match found {
+        Found::At(range) => {
+            let value = headers.get(name)?.as_bytes();
+            std::str::from_utf8(value.get(range.clone())?).ok()
+        }
+        Found::Unescaped(key) => Some(key),
+    }
 }
 
 /// Reads one header value. Only a quoted key with escapes is copied.
-pub(crate) fn parse(value: &[u8], syntax: KeySyntax) -> Result<Cow<'_, str>, InvalidKey> {
+fn parse(value: &[u8], syntax: KeySyntax) -> Result<Cow<'_, str>, InvalidKey> {
     let value = value.trim_ascii();
     match value.first() {
         None => Err(InvalidKey::Empty),
@@ -382,11 +416,20 @@ mod tests {
     use super::*;
 
     fn lenient(value: &str) -> Result<String, InvalidKey> {
-        parse(value.as_bytes(), KeySyntax::Lenient).map(Cow::into_owned)
+        read(value, KeySyntax::Lenient)
     }
 
     fn strict(value: &str) -> Result<String, InvalidKey> {
-        parse(value.as_bytes(), KeySyntax::Strict).map(Cow::into_owned)
+        read(value, KeySyntax::Strict)
+    }
+
+    fn read(value: &str, syntax: KeySyntax) -> Result<String, InvalidKey> {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_str(value).expect("it is text");
+        headers.append(IDEMPOTENCY_KEY, value);
+        let place = find(&headers, &IDEMPOTENCY_KEY, syntax)?.expect("it is there");
+        let key = found(&headers, &IDEMPOTENCY_KEY, &place).expect("it is where it was found");
+        Ok(key.to_owned())
     }
 
     #[test]
@@ -440,15 +483,10 @@ mod tests {
     fn two_header_lines_are_refused_even_if_they_agree() {
         let mut headers = HeaderMap::new();
         headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static("abc"));
-        assert_eq!(
-            from_headers(&headers, &IDEMPOTENCY_KEY, KeySyntax::Lenient),
-            Ok(Some(Cow::Borrowed("abc")))
-        );
+        let find = |headers: &HeaderMap| find(headers, &IDEMPOTENCY_KEY, KeySyntax::Lenient);
+        assert!(matches!(find(&headers), Ok(Some(_))));
         headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static("abc"));
-        assert_eq!(
-            from_headers(&headers, &IDEMPOTENCY_KEY, KeySyntax::Lenient),
-            Err(InvalidKey::Repeated)
-        );
+        assert_eq!(find(&headers).map(|_| ()), Err(InvalidKey::Repeated));
     }
 
     #[test]
@@ -535,14 +573,14 @@ mod tests {
             let quoted = key.replace('\\', "\\\\").replace('"', "\\\"");
             let value = format!("{pad}\"{quoted}\"{pad}");
             for syntax in [KeySyntax::Lenient, KeySyntax::Strict] {
-                let read = parse(value.as_bytes(), syntax);
+                let read = read(&value, syntax);
                 prop_assert_eq!(read.as_deref(), Ok(&*key));
             }
         }
 
         #[test]
         fn any_bare_key_without_quotes_is_read_as_it_is(key in "[!#-~]{1,255}") {
-            let read = parse(key.as_bytes(), KeySyntax::Lenient);
+            let read = lenient(&key);
             prop_assert_eq!(read.as_deref(), Ok(&*key));
         }
     }

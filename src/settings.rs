@@ -14,7 +14,7 @@ use crate::executor::Executor;
 use crate::fields::essence;
 use crate::policy::{Recording, RecordingOverride};
 use crate::problem::Responder;
-use crate::request::Identification;
+use crate::request::{Identification, Look};
 
 /// Everything that the services of one layer share.
 #[derive(Debug)]
@@ -72,10 +72,16 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Says, at the price of a header look-up, whether a request may have to be guarded.
-    pub(crate) fn may_guard<B>(&self, request: &Request<B>) -> bool {
-        self.methods.contains(request.method())
-            && (self.key_required || !self.identification.source.is_absent(request.headers()))
+    /// Says, at the price of a header look-up, what there is of a key; `None` when the request is
+    /// not to be guarded.
+    pub(crate) fn look<B>(&self, request: &Request<B>) -> Option<Look> {
+        if !self.methods.contains(request.method()) {
+            return None;
+        }
+        match self.identification.source.look(request.headers()) {
+            Look::Absent if !self.key_required => None,
+            look => Some(look),
+        }
     }
 
     /// Whether the application wants a request guarded.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::runtime;
 use tracing::{Instrument, Span};
@@ -22,8 +22,8 @@ pub(crate) struct Detached<T: Send + 'static> {
     stage: Option<Arc<Stage>>,
     /// True while the future is being polled, and for ever if that panicked.
     in_poll: bool,
-    runtime: Option<runtime::Handle>,
-    span: Span,
+    /// Where it goes on when it is dropped: known when it did not end with its first poll.
+    context: Option<(runtime::Handle, Span)>,
     runs: Arc<Runs>,
 }
 
@@ -37,8 +37,7 @@ impl<T: Send + 'static> Detached<T> {
             future: Some(Box::pin(future)),
             stage,
             in_poll: false,
-            runtime: runtime::Handle::try_current().ok(),
-            span: Span::current(),
+            context: None,
             runs,
         }
     }
@@ -55,9 +54,12 @@ impl<T: Send + 'static> Future for Detached<T> {
         };
         let polled = future.as_mut().poll(cx);
         self.in_poll = false;
-        let output = ready!(polled);
-        self.future = None;
-        Poll::Ready(output)
+        if polled.is_ready() {
+            self.future = None;
+        } else if self.context.is_none() {
+            self.context = current();
+        }
+        polled
     }
 }
 
@@ -70,12 +72,16 @@ impl<T: Send + 'static> Drop for Detached<T> {
         if !wanted || self.in_poll {
             return;
         }
-        if let Some(runtime) = &self.runtime {
+        if let Some((runtime, span)) = self.context.take().or_else(current) {
             self.runs.detached();
-            let span = std::mem::replace(&mut self.span, Span::none());
             runtime.spawn(async move { drop(future.await) }.instrument(span));
         }
     }
+}
+
+fn current() -> Option<(runtime::Handle, Span)> {
+    let runtime = runtime::Handle::try_current().ok()?;
+    Some((runtime, Span::current()))
 }
 
 /// How far a future that begins with a claim has come, for the one who may have to hand it over.

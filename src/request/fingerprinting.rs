@@ -143,9 +143,9 @@ fn add_all(digest: &mut Digest, media: &Media<'_>, content_type: &[u8], body: &C
 }
 
 fn add_header(digest: &mut Digest, parts: &Parts, name: &HeaderName) {
-    let values = parts.headers.get_all(name);
-    digest.count(values.iter().count());
-    for value in values {
-        digest.field(value.as_bytes());
+    for value in parts.headers.get_all(name) {
+        digest.optional(Some(value.as_bytes()));
     }
+    // There are no more.
+    digest.optional(None);
 }

@@ -12,6 +12,7 @@ use http::request::Parts;
 
 pub use self::fingerprinting::FingerprintSource;
 pub(crate) use self::fingerprinting::Fingerprinting;
+pub(crate) use self::source::Look;
 pub use self::source::{KeyFunction, KeySource};
 use crate::body::Chunks;
 use crate::fingerprint::Fingerprint;
@@ -62,11 +63,12 @@ impl Identification {
     /// Identifies a request, once: nothing of this is taken again after the handler ran.
     pub(crate) fn identify<'a>(
         &'a self,
+        look: &'a Look,
         parts: &'a Parts,
         body: &Chunks,
     ) -> Result<Option<Identified<'a>>, Refusal> {
         let whole = self.needs_whole_body().then(|| body.contiguous());
-        let Some(sent) = self.source.key(parts, whole.as_ref())? else {
+        let Some(sent) = self.source.key(look, parts, whole.as_ref())? else {
             return Ok(None);
         };
         let scope = self.scope.as_ref().and_then(|scope| scope(parts));

@@ -11,7 +11,7 @@ use http::request::Parts;
 use super::{bytes_of, content_type};
 use crate::digest::{Digest, Domain, hex};
 use crate::fields::{self, Field, FieldError, InvalidPointer, Media};
-use crate::key::{self, IDEMPOTENCY_KEY, InvalidKey, KeySyntax};
+use crate::key::{self, Found, IDEMPOTENCY_KEY, InvalidKey, KeySyntax};
 use crate::problem::{Refusal, RefusalReason};
 
 /// Where the key of a request comes from.
@@ -97,33 +97,34 @@ impl KeySource {
         !matches!(self, Self::Header { .. })
     }
 
-    /// Whether a look at the headers says that there is no key.
-    pub(crate) fn is_absent(&self, headers: &HeaderMap) -> bool {
+    /// What can be said of the key before the body is read.
+    pub(crate) fn look(&self, headers: &HeaderMap) -> Look {
         match self {
-            Self::Header { name, .. } => !headers.contains_key(name),
-            Self::Fields(_) | Self::Function(_) => false,
+            Self::Header { name, syntax } => match key::find(headers, name, *syntax) {
+                Ok(Some(found)) => Look::Found(found),
+                Ok(None) => Look::Absent,
+                Err(invalid) => Look::Invalid(invalid),
+            },
+            Self::Fields(_) | Self::Function(_) => Look::Later,
         }
     }
 
-    /// What can be said before the body is read: `Ok(false)` if there is no key.
-    pub(crate) fn may_have_key(&self, parts: &Parts) -> Result<bool, InvalidKey> {
-        match self {
-            Self::Header { name, syntax } => {
-                key::from_headers(&parts.headers, name, *syntax).map(|key| key.is_some())
-            }
-            Self::Fields(_) | Self::Function(_) => Ok(true),
-        }
-    }
-
+    /// The key, of which a [`look`](Self::look) has told so much.
     pub(super) fn key<'a>(
         &self,
+        look: &'a Look,
         parts: &'a Parts,
         body: Option<&Bytes>,
     ) -> Result<Option<Cow<'a, str>>, Refusal> {
         match self {
-            Self::Header { name, syntax } => {
-                key::from_headers(&parts.headers, name, *syntax).map_err(Refusal::from)
-            }
+            Self::Header { name, .. } => match look {
+                Look::Found(found) => match key::found(&parts.headers, name, found) {
+                    Some(key) => Ok(Some(Cow::Borrowed(key))),
+                    None => Err(InvalidKey::Empty.into()),
+                },
+                Look::Absent | Look::Later => Ok(None),
+                Look::Invalid(invalid) => Err(invalid.clone().into()),
+            },
             Self::Fields(fields) => {
                 let mut digest = Digest::new(Domain::KeyFields);
                 let media = Media::of(content_type(parts));
@@ -146,6 +147,16 @@ impl KeySource {
             }
         }
     }
+}
+
+/// What the headers of a request tell of its key.
+pub(crate) enum Look {
+    /// There is none.
+    Absent,
+    Found(Found),
+    Invalid(InvalidKey),
+    /// The body, or the application's function, will tell.
+    Later,
 }
 
 impl Default for KeySource {

@@ -207,8 +207,9 @@ impl<'a> Reader<'a> {
         const TOO_MANY: DamagedAnswer = DamagedAnswer::Invalid {
             part: "number of header fields",
         };
-        // There may be more values than a map can be made for, but not more names.
-        let mut fields = HeaderMap::with_capacity(count.min(MADE_FOR));
+        // There may be more values than a map can be made for, but not more names. And a replay is
+        // marked as one.
+        let mut fields = HeaderMap::with_capacity(count.min(MADE_FOR) + 1);
         for _ in 0..count {
             let name = self.name()?;
             let value = HeaderValue::from_maybe_shared(self.sized()?).map_err(|_| {

@@ -13,10 +13,12 @@ use crate::body::{Collector, FromBuffered, Rest, Stop};
 use crate::executor::{Begun, Claimant, Conflict, Detached, Held, Stage};
 use crate::key::IdempotencyKey;
 use crate::problem::{BoxError, Refusal, RefusalReason};
+use crate::request::Look;
 use crate::settings::Shared;
 use crate::store::Store;
 
 pub(super) struct Guarded<S, St> {
+    pub(super) look: Look,
     pub(super) parts: Parts,
     pub(super) inner: S,
     pub(super) shared: Arc<Shared<St>>,
@@ -65,21 +67,22 @@ impl<S, St: Store> Guarded<S, St> {
                 return Next::Answered(shared.refuse(&refusal));
             }
         }
-        let identified = match shared
-            .settings
-            .identification
-            .identify(&self.parts, body.chunks())
-        {
-            Ok(Some(identified)) => identified,
-            Ok(None) if shared.settings.key_required => {
-                return Next::Answered(shared.refuse(&Refusal::missing_key()));
-            }
-            Ok(None) => {
-                let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
-                return Next::Passing(self.inner.call(request));
-            }
-            Err(refusal) => return Next::Answered(shared.refuse(&refusal)),
-        };
+        let identified =
+            match shared
+                .settings
+                .identification
+                .identify(&self.look, &self.parts, body.chunks())
+            {
+                Ok(Some(identified)) => identified,
+                Ok(None) if shared.settings.key_required => {
+                    return Next::Answered(shared.refuse(&Refusal::missing_key()));
+                }
+                Ok(None) => {
+                    let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
+                    return Next::Passing(self.inner.call(request));
+                }
+                Err(refusal) => return Next::Answered(shared.refuse(&refusal)),
+            };
         let executor = &shared.executor;
         let parts = identified.parts();
         let record_key = parts.record_key();

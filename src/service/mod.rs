@@ -20,6 +20,7 @@ use self::guarded::{Guarded, Next};
 use crate::body::{Collector, FromBuffered, Stop};
 use crate::executor::Detached;
 use crate::problem::{BoxError, Refusal};
+use crate::request::Look;
 use crate::settings::Shared;
 use crate::store::Store;
 
@@ -66,17 +67,19 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let settings = &self.shared.settings;
-        if !settings.may_guard(&request) {
+        let Some(look) = settings.look(&request) else {
             return ResponseFuture::new(State::passing(self.inner.call(request)));
-        }
+        };
         let (parts, body) = request.into_parts();
         if !settings.is_picked(&parts) {
             let request = Request::from_parts(parts, body);
             return ResponseFuture::new(State::passing(self.inner.call(request)));
         }
         // What is wrong with a key in a header is said before the body is read.
-        let refusal = match settings.identification.source.may_have_key(&parts) {
-            Ok(true) => {
+        let refusal = match look {
+            Look::Absent => Refusal::missing_key(),
+            Look::Invalid(invalid) => invalid.into(),
+            look => {
                 // The clone stays; the service that was polled ready goes with the request.
                 let clone = self.inner.clone();
                 return ResponseFuture::new(State::Reading {
@@ -84,6 +87,7 @@ where
                         collector: Collector::new(settings.longest_request_body()),
                         body,
                         guarded: Guarded {
+                            look,
                             parts,
                             inner: mem::replace(&mut self.inner, clone),
                             shared: Arc::clone(&self.shared),
@@ -91,8 +95,6 @@ where
                     }),
                 });
             }
-            Ok(false) => Refusal::missing_key(),
-            Err(invalid) => invalid.into(),
         };
         ResponseFuture::new(State::answered(self.shared.refuse(&refusal)))
     }
@@ -226,7 +228,7 @@ where
             state.set(match next {
                 Next::Passing(future) => State::passing(future),
                 Next::Unprotected(future, shared) => State::Unprotected { future, shared },
-                Next::Answered(response) => State::answered(response),
+                Next::Answered(response) => return Poll::Ready(Ok(response)),
                 Next::Running(run) => State::Running { run },
             });
         }
