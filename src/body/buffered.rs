@@ -53,7 +53,7 @@ impl FromBuffered for tonic::body::Body {
 /// What was read of a body of type `B`, and what is left of it.
 pub struct BufferedBody<B: Body> {
     pub(super) chunks: Chunks,
-    pub(super) trailers: Option<HeaderMap>,
+    pub(super) trailers: Option<Box<HeaderMap>>,
     pub(super) rest: Rest<B>,
 }
 
@@ -71,7 +71,7 @@ impl<B: Body> BufferedBody<B> {
         chunks.push(body);
         Self {
             chunks,
-            trailers,
+            trailers: trailers.map(Box::new),
             rest: Rest::Nothing,
         }
     }
@@ -94,7 +94,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for BufferedBody<B> {
             return Pin::new(body).poll_frame(cx);
         }
         if let Some(trailers) = this.trailers.take() {
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
         }
         Poll::Ready(match std::mem::replace(&mut this.rest, Rest::Nothing) {
             Rest::Error(error) => Some(Err(error)),

@@ -12,21 +12,27 @@ use crate::executor::Taken;
 /// as many of them as its body has bytes.
 const SHORT: usize = 4 << 10;
 
-/// The chunks of a body. Most bodies are one, which is kept as it came.
+/// The chunks of a body. Most bodies are one, which is kept as it came, and the rest is apart from
+/// it, so that there is little to move.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
     first: Bytes,
-    more: VecDeque<Bytes>,
-    /// The last ones, if they are short.
-    short: BytesMut,
+    more: Option<Box<More>>,
     /// The room that the bytes take, until the last of them has been handed on.
     pub(super) taken: Taken,
 }
 
+#[derive(Debug, Default)]
+struct More {
+    chunks: VecDeque<Bytes>,
+    /// The last ones, if they are short.
+    short: BytesMut,
+}
+
 impl Chunks {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        let whole = [&self.first].into_iter().chain(&self.more);
-        whole.map(|chunk| &chunk[..]).chain([&self.short[..]])
+        let more = self.more.iter().flat_map(|more| more.iter());
+        [&self.first[..]].into_iter().chain(more)
     }
 
     pub(crate) fn length(&self) -> usize {
@@ -35,7 +41,7 @@ impl Chunks {
 
     /// All bytes in one piece; a copy only if there were several chunks.
     pub(crate) fn contiguous(&self) -> Bytes {
-        if self.more.is_empty() && self.short.is_empty() {
+        if self.more.is_none() {
             return self.first.clone();
         }
         let mut all = BytesMut::with_capacity(self.length());
@@ -48,13 +54,8 @@ impl Chunks {
     pub(super) fn push(&mut self, chunk: Bytes) {
         if self.first.is_empty() {
             self.first = chunk;
-        } else if chunk.len() < SHORT {
-            self.short.extend_from_slice(&chunk);
-        } else {
-            if !self.short.is_empty() {
-                self.more.push_back(mem::take(&mut self.short).freeze());
-            }
-            self.more.push_back(chunk);
+        } else if !chunk.is_empty() {
+            self.more.get_or_insert_default().push(chunk);
         }
     }
 
@@ -62,19 +63,40 @@ impl Chunks {
         if self.first.is_empty() {
             return None;
         }
-        let following = match self.more.pop_front() {
-            Some(chunk) => chunk,
-            None => mem::take(&mut self.short).freeze(),
-        };
-        let next = mem::replace(&mut self.first, following);
-        if self.first.is_empty() {
+        let following = self.more.as_mut().and_then(|more| more.pop());
+        if following.is_none() {
+            self.more = None;
             self.taken = Taken::default();
         }
-        Some(next)
+        Some(mem::replace(&mut self.first, following.unwrap_or_default()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_empty()
+    }
+}
+
+impl More {
+    fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let chunks = self.chunks.iter().map(|chunk| &chunk[..]);
+        chunks.chain([&self.short[..]])
+    }
+
+    fn push(&mut self, chunk: Bytes) {
+        if chunk.len() < SHORT {
+            self.short.extend_from_slice(&chunk);
+        } else {
+            if !self.short.is_empty() {
+                self.chunks.push_back(mem::take(&mut self.short).freeze());
+            }
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let next = self.chunks.pop_front();
+        next.or_else(|| Some(mem::take(&mut self.short).freeze()))
+            .filter(|chunk| !chunk.is_empty())
     }
 }
 

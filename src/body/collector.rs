@@ -15,7 +15,8 @@ use crate::executor::Room;
 #[derive(Debug)]
 pub(crate) struct Collector {
     chunks: Chunks,
-    trailers: Option<HeaderMap>,
+    // Boxed, for few bodies have any, and each is moved with it.
+    trailers: Option<Box<HeaderMap>>,
     length: usize,
     limit: usize,
 }
@@ -98,7 +99,7 @@ impl Collector {
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
-        self.trailers.as_ref()
+        self.trailers.as_deref()
     }
 
     /// The body again.

@@ -114,6 +114,8 @@ impl<St: Store> Executor<St> {
 
     /// Begins, waiting for the store and, if so set, for a run in flight. Tells `stage` when the
     /// key may be held.
+    ///
+    /// What rarely happens is boxed, so that the rest is small.
     pub(crate) async fn begin(&self, claimant: &Claimant, stage: &Stage) -> Begun {
         let wait = self.shared.settings.wait;
         let patience = (!wait.is_zero()).then(|| after(wait));
@@ -126,18 +128,18 @@ impl<St: Store> Executor<St> {
             };
             let in_flight = match claimed {
                 Claimed::Begun(Begun::Held(held)) if stage.is_left() => {
-                    self.undo(held).await;
+                    Box::pin(self.undo(held)).await;
                     return Begun::Refused(Conflict::Left);
                 }
                 // Stopped for longer than its lease, before its work began: another may have begun.
                 Claimed::Begun(Begun::Held(held)) if held.lease.deadline <= self.now() => {
-                    self.undo(held).await;
+                    Box::pin(self.undo(held)).await;
                     return Begun::Refused(Conflict::InProgress {
                         retry_after: Duration::from_secs(1),
                     });
                 }
-                Claimed::Begun(Begun::Held(held)) => {
-                    return self.reconcile_if_orphaned(held, &claimant.key).await;
+                Claimed::Begun(Begun::Held(held)) if self.reconciles(&held) => {
+                    return Box::pin(self.reconcile(held, &claimant.key)).await;
                 }
                 Claimed::Begun(begun) => return begun,
                 Claimed::InProgress(in_flight) => in_flight,
@@ -161,21 +163,18 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    /// Whether the business system is asked before work begins under this lease.
+    /// Whether the business system is asked before work begins under this lease: an attempt before
+    /// it left no outcome, and the policy is to ask.
     pub(crate) fn reconciles(&self, held: &Held) -> bool {
         held.lease.attempt > 1 && matches!(self.shared.settings.orphan, Orphan::Reconcile(_))
     }
 
-    /// Asks the business system, if the policy is to ask it and an attempt before `held` left no
-    /// outcome.
-    pub(crate) async fn reconcile_if_orphaned(&self, held: Held, key: &IdempotencyKey) -> Begun {
+    /// Asks the business system what the attempts before `held` have done.
+    pub(crate) async fn reconcile(&self, held: Held, key: &IdempotencyKey) -> Begun {
         let settings = &self.shared.settings;
         let Orphan::Reconcile(reconcile) = &settings.orphan else {
             return Begun::Held(held);
         };
-        if held.lease.attempt == 1 {
-            return Begun::Held(held);
-        }
         match self.ask(reconcile, key, &held.lease).await {
             Reconciled::NotExecuted => Begun::Held(held),
             Reconciled::Unknown => {

@@ -140,7 +140,7 @@ where
 {
     let executor = &shared.executor;
     let (begun, key) = match start {
-        Start::Orphaned(held, key) => (executor.reconcile_if_orphaned(held, &key).await, key),
+        Start::Orphaned(held, key) => (Box::pin(executor.reconcile(held, &key)).await, key),
         Start::Claim(claimant, stage) => (executor.begin(&claimant, &stage).await, claimant.key),
     };
     match begun {
