@@ -259,11 +259,14 @@ impl KeyParts<'_> {
     /// The name of the record.
     pub fn record_key(&self) -> RecordKey {
         let mut digest = Digest::new(Domain::RecordKey);
-        digest.field(self.namespace.as_bytes());
-        digest.optional(self.scope.map(str::as_bytes));
         digest.field(self.method.as_bytes());
         digest.field(self.target.as_bytes());
         digest.field(self.key.as_bytes());
+        // Last, for then their absence takes no byte, and most keys go into one block of SHA-256.
+        if self.scope.is_some() || !self.namespace.is_empty() {
+            digest.field(self.namespace.as_bytes());
+            digest.optional(self.scope.map(str::as_bytes));
+        }
         RecordKey(digest.finish())
     }
 }

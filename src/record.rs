@@ -1,6 +1,6 @@
 //! Records, leases, and the one function that decides what a claim gets.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -56,23 +56,27 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// Eight bytes of the operating system's generator, asked for many at a time.
+/// A random number. Those of one thread differ: they are the successors of one that the operating
+/// system gave, mixed, for to ask it each time would be most of the price.
 pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
-    const DRAWN_AT_ONCE: usize = 512;
+    const DRAWN_AT_ONCE: u16 = 4096;
     thread_local! {
-        static DRAWN: RefCell<([u8; DRAWN_AT_ONCE], usize)> =
-            const { RefCell::new(([0; DRAWN_AT_ONCE], 0)) };
+        static LAST: Cell<(u64, u16)> = const { Cell::new((0, 0)) };
     }
-    DRAWN.with_borrow_mut(|(bytes, left)| {
-        if *left == 0 {
-            getrandom::fill(bytes)?;
-            *left = DRAWN_AT_ONCE;
-        }
-        let mut word = [0; 8];
-        *left -= word.len();
-        word.copy_from_slice(&bytes[*left..*left + 8]);
-        Ok(u64::from_le_bytes(word))
-    })
+    let (last, left) = LAST.get();
+    let (next, left) = match left.checked_sub(1) {
+        Some(left) => (last.wrapping_add(1), left),
+        None => (getrandom::u64()?, DRAWN_AT_ONCE),
+    };
+    LAST.set((next, left));
+    Ok(mixed(next))
+}
+
+/// Another number for each number, one that looks like chance: the mixer of SplitMix64.
+const fn mixed(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 /// A number that grows with each attempt at a key. A system that the handler writes to can keep

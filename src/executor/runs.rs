@@ -12,6 +12,8 @@ pub(crate) struct Runs {
     in_flight: AtomicUsize,
     closed: AtomicBool,
     idle: Notify,
+    /// How many wait for `idle`: to notify nobody has its price, too.
+    waiting: AtomicUsize,
     /// Bytes that are buffered for work which has not begun.
     pub(super) buffered: AtomicUsize,
     detached: AtomicU64,
@@ -52,9 +54,26 @@ pub(crate) struct Permit(Arc<Runs>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let was_last = self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last && self.0.waiting.load(Ordering::SeqCst) > 0 {
             self.0.idle.notify_waiters();
         }
+    }
+}
+
+/// Counts one who waits as long as it lives.
+struct Waiting<'a>(&'a Runs);
+
+impl<'a> Waiting<'a> {
+    fn on(runs: &'a Runs) -> Self {
+        runs.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(runs)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -106,6 +125,8 @@ impl Handle {
     /// Waits until no run is in flight. It does not end while the store that a run has to
     /// record its answer in is out of reach, so bound it with a timeout.
     pub async fn idle(&self) {
+        // Before the first look, so that a run which ends after it knows that it is waited for.
+        let _waiting = Waiting::on(&self.runs);
         loop {
             let idle = self.runs.idle.notified();
             let mut idle = std::pin::pin!(idle);

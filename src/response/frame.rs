@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::status::StatusCode;
 
-use super::{Answer, DamagedAnswer, StoredResponse, names};
+use super::{Answer, DamagedAnswer, StoredResponse, names, packed};
 use crate::{leb128, scratch};
 
 const VERSION: u8 = 1;
@@ -78,6 +78,10 @@ pub(super) fn encode_response<'a>(
 fn join<'a>(head: &mut Vec<u8>, body: impl Iterator<Item = &'a [u8]> + Clone) -> Bytes {
     let length = body.clone().map(<[u8]>::len).sum();
     put_length(head, length);
+    if head.len() + length <= packed::LONGEST {
+        body.for_each(|part| head.extend_from_slice(part));
+        return packed::packed(head);
+    }
     let mut frame = Vec::with_capacity(head.len() + length);
     frame.extend_from_slice(head);
     body.for_each(|part| frame.extend_from_slice(part));
@@ -296,8 +300,9 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_one_allocation_of_its_size() {
-        let payload = full().encode();
+    fn a_long_frame_takes_no_more_than_its_size() {
+        let long = StoredResponse::new(StatusCode::OK, vec![b'a'; 1000]);
+        let payload = Answer::Response(long).encode();
         let whole = payload.try_into_mut().expect("the only handle");
         assert_eq!(whole.capacity(), whole.len());
     }

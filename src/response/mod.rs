@@ -2,6 +2,7 @@
 
 mod frame;
 mod names;
+mod packed;
 
 use std::fmt;
 
@@ -78,7 +79,7 @@ impl Answer {
         serde_json::to_vec(value).map(|json| Self::Value(json.into()))
     }
 
-    /// The answer's recorded form: one allocation of just its size.
+    /// The answer's recorded form, in one allocation.
     pub fn encode(&self) -> Bytes {
         frame::encode(self)
     }
