@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::error::StoreError;
 use crate::executor::Conflict;
 use crate::key::InvalidKey;
+use crate::scratch;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -227,49 +228,52 @@ impl Refusal {
     pub fn to_problem(&self, type_base: &str) -> Response<Bytes> {
         let status = self.reason.status();
         let code = self.reason.code();
-        let mut problem = JsonObject::new();
-        problem.member("code", code);
-        problem.member("detail", &self.detail);
-        if matches!(status.as_u16(), 409 | 422 | 503) {
-            problem.member("retryable", self.is_retryable());
-        }
-        problem.member("status", status.as_u16());
-        problem.member("title", self.reason.title());
-        problem.member("type", format!("{type_base}{code}"));
-        let mut response = Response::new(problem.finish());
+        // A duplicate in flight is refused as often as its client asks, so this is written straight
+        // away.
+        let body = scratch::with(|body| {
+            let mut problem = JsonObject(body);
+            problem.member("code", code);
+            problem.member("detail", &self.detail);
+            if matches!(status.as_u16(), 409 | 422 | 503) {
+                problem.member("retryable", self.is_retryable());
+            }
+            problem.member("status", status.as_u16());
+            problem.member("title", self.reason.title());
+            problem.member("type", format_args!("{type_base}{code}"));
+            problem.end();
+            Bytes::copy_from_slice(body)
+        });
+        let mut response = Response::new(body);
         *response.status_mut() = status;
-        response.headers_mut().insert(
+        let headers = response.headers_mut();
+        headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if let Some(seconds) = self.retry_after_seconds() {
-            response.headers_mut().insert(RETRY_AFTER, seconds.into());
-        }
+        match self.retry_after_seconds() {
+            None => None,
+            // The least there is, and so most often what there is.
+            Some(1) => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+            Some(seconds) => headers.insert(RETRY_AFTER, seconds.into()),
+        };
         response
     }
 }
 
-/// A JSON object that is written straight away: a duplicate in flight is refused as often as its
-/// client asks.
-struct JsonObject(Vec<u8>);
+/// A JSON object that is being written.
+struct JsonObject<'a>(&'a mut Vec<u8>);
 
-impl JsonObject {
-    fn new() -> Self {
-        // Enough for a refusal of ours.
-        Self(Vec::with_capacity(512))
-    }
-
+impl JsonObject<'_> {
     fn member(&mut self, name: &str, value: impl Serialize) {
         self.0.push(if self.0.is_empty() { b'{' } else { b',' });
         // A text, a number or a truth value can be written, and a vector takes it.
-        let _ = serde_json::to_writer(&mut self.0, name);
+        let _ = serde_json::to_writer(&mut *self.0, name);
         self.0.push(b':');
-        let _ = serde_json::to_writer(&mut self.0, &value);
+        let _ = serde_json::to_writer(&mut *self.0, &value);
     }
 
-    fn finish(mut self) -> Bytes {
+    fn end(self) {
         self.0.push(b'}');
-        self.0.into()
     }
 }
 

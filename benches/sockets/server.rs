@@ -1,4 +1,8 @@
-//! A server to be loaded by `benches/sockets/run`: axum alone, or with the layer over it.
+//! A server to be loaded by `benches/sockets/run`: axum alone, or with the layer or the floor over it.
+
+#[path = "../harness/mod.rs"]
+#[expect(dead_code, reason = "only the floor is of use here")]
+mod harness;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -17,6 +21,8 @@ use tokio::net::TcpListener;
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::store::{MemoryStore, Store, Tiered};
 
+use self::harness::floor::FloorLayer;
+
 #[derive(Parser)]
 struct Flags {
     stack: Stack,
@@ -34,6 +40,8 @@ struct Flags {
 #[derive(Clone, Copy, ValueEnum)]
 enum Stack {
     Bare,
+    /// The least that could be correct; see `benches/harness/floor.rs`.
+    Floor,
     Memory,
     /// A memory that forgets what was asked for longest ago. For what it holds; it is no store of
     /// record.
@@ -59,6 +67,7 @@ async fn serve(flags: &Flags) -> std::io::Result<()> {
     let memory = || MemoryStore::with_capacity(flags.capacity);
     let charges = match flags.stack {
         Stack::Bare => charges,
+        Stack::Floor => charges.layer(FloorLayer::new(retention(flags))),
         Stack::Memory => charges.layer(layer(memory(), flags)),
         Stack::Evicting => charges.layer(layer(evicting(), flags)),
         Stack::Tiered => charges.layer(layer(Tiered::new(evicting(), memory()), flags)),
@@ -78,7 +87,11 @@ async fn serve(flags: &Flags) -> std::io::Result<()> {
 }
 
 fn layer<St: Store>(store: St, flags: &Flags) -> IdempotencyLayer<St> {
-    IdempotencyLayer::new(store).retention(Duration::from_secs(flags.retention))
+    IdempotencyLayer::new(store).retention(retention(flags))
+}
+
+const fn retention(flags: &Flags) -> Duration {
+    Duration::from_secs(flags.retention)
 }
 
 async fn charge(State(runs): State<Runs>, body: Bytes) -> Response {

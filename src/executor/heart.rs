@@ -4,6 +4,7 @@
 //! nobody polls the future that a run sits in; and one timer for all is cheaper than one each.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,13 +29,31 @@ pub(super) struct Heart<St> {
 
 #[derive(Default)]
 struct State {
-    beats: HashMap<Owner, Beat>,
+    beats: HashMap<Owner, Beat, BuildHasherDefault<OfOwner>>,
     /// When the task wakes next; `None` when there is no task.
     wakes_at: Option<Instant>,
 }
 
+/// An owner is a number like any other, made here, and so its own hash.
+#[derive(Default)]
+struct OfOwner(u64);
+
+impl Hasher for OfOwner {
+    fn write(&mut self, bytes: &[u8]) {
+        for eight in bytes.chunks(8) {
+            let mut number = [0; 8];
+            number[..eight.len()].copy_from_slice(eight);
+            self.0 ^= u64::from_le_bytes(number);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 struct Beat {
-    lease: Arc<Lease>,
+    lease: Lease,
     duration: Duration,
     due: Instant,
     /// When the run has had its time, and its lease may lapse.
@@ -62,7 +81,7 @@ impl<St: Store> Heart<St> {
     ) -> Beating<St> {
         let due = after(duration / BEATS_PER_LEASE);
         let beat = Beat {
-            lease: Arc::new(lease.clone()),
+            lease: lease.clone(),
             duration,
             due,
             ends_at: max_execution.map(after),
@@ -97,7 +116,7 @@ impl<St: Store> Heart<St> {
     }
 
     /// Takes what is due, and says when to look again; `None` when nothing beats any more.
-    fn due(&self, due: &mut Vec<(Arc<Lease>, Duration)>) -> Option<Instant> {
+    fn due(&self, due: &mut Vec<(Lease, Duration)>) -> Option<Instant> {
         let now = Instant::now();
         let mut state = self.lock();
         state
@@ -105,7 +124,7 @@ impl<St: Store> Heart<St> {
             .retain(|_, beat| beat.ends_at.is_none_or(|ends_at| now < ends_at));
         for beat in state.beats.values_mut() {
             if beat.due <= now {
-                due.push((Arc::clone(&beat.lease), beat.duration));
+                due.push((beat.lease.clone(), beat.duration));
                 beat.due = after(beat.duration / BEATS_PER_LEASE);
             }
         }
@@ -113,7 +132,7 @@ impl<St: Store> Heart<St> {
         state.wakes_at
     }
 
-    async fn renew(self: Arc<Self>, lease: Arc<Lease>, duration: Duration) {
+    async fn renew(self: Arc<Self>, lease: Lease, duration: Duration) {
         let deadline = self.clock.now().plus(duration);
         let renewed = timeout(
             duration / BEATS_PER_LEASE,
