@@ -260,8 +260,7 @@ impl<St: Store> IdempotencyLayer<St> {
     /// documentation.
     #[must_use]
     pub fn problem_type(self, base: impl Into<Cow<'static, str>>) -> Self {
-        let type_base = base.into();
-        self.set(|settings| settings.responder = Responder::Problem { type_base })
+        self.set(|settings| settings.responder = Responder::problem(base.into()))
     }
 
     /// Makes the response to a refusal. Default: [`Refusal::to_problem`].

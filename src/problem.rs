@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -226,11 +226,12 @@ impl Refusal {
     /// The default response: problem details, with `Retry-After` where it is known when to try
     /// again. `type_base` and the code make the problem's `type`.
     pub fn to_problem(&self, type_base: &str) -> Response<Bytes> {
-        let status = self.reason.status();
-        let code = self.reason.code();
-        // A duplicate in flight is refused as often as its client asks, so this is written straight
-        // away.
-        let body = scratch::with(|body| {
+        self.with_problem(self.problem(type_base))
+    }
+
+    fn problem(&self, type_base: &str) -> Bytes {
+        let (status, code) = (self.reason.status(), self.reason.code());
+        scratch::with(|body| {
             let mut problem = JsonObject(body);
             problem.member("code", code);
             problem.member("detail", &self.detail);
@@ -242,9 +243,12 @@ impl Refusal {
             problem.member("type", format_args!("{type_base}{code}"));
             problem.end();
             Bytes::copy_from_slice(body)
-        });
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
+        })
+    }
+
+    fn with_problem(&self, problem: Bytes) -> Response<Bytes> {
+        let mut response = Response::new(problem);
+        *response.status_mut() = self.reason.status();
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -421,16 +425,35 @@ impl From<Conflict> for Refusal {
 /// Makes the response to a refusal.
 #[derive(Clone)]
 pub(crate) enum Responder {
-    Problem { type_base: Cow<'static, str> },
+    Problem {
+        type_base: Cow<'static, str>,
+        /// That of a duplicate in flight, which is refused as often as its client asks, and always
+        /// with the same.
+        in_progress: OnceLock<Bytes>,
+    },
     Application(Arc<Respond>),
 }
 
 type Respond = dyn Fn(&Refusal) -> Response<Bytes> + Send + Sync;
 
 impl Responder {
+    pub(crate) const fn problem(type_base: Cow<'static, str>) -> Self {
+        Self::Problem {
+            type_base,
+            in_progress: OnceLock::new(),
+        }
+    }
+
     pub(crate) fn respond(&self, refusal: &Refusal) -> Response<Bytes> {
         match self {
-            Self::Problem { type_base } => refusal.to_problem(type_base),
+            Self::Problem {
+                type_base,
+                in_progress,
+            } if refusal.reason == RefusalReason::InProgress => {
+                let problem = in_progress.get_or_init(|| refusal.problem(type_base));
+                refusal.with_problem(problem.clone())
+            }
+            Self::Problem { type_base, .. } => refusal.to_problem(type_base),
             Self::Application(respond) => respond(refusal),
         }
     }
@@ -438,16 +461,14 @@ impl Responder {
 
 impl Default for Responder {
     fn default() -> Self {
-        Self::Problem {
-            type_base: Cow::Borrowed(DEFAULT_PROBLEM_TYPE_BASE),
-        }
+        Self::problem(Cow::Borrowed(DEFAULT_PROBLEM_TYPE_BASE))
     }
 }
 
 impl fmt::Debug for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Problem { type_base } => f.debug_tuple("Problem").field(type_base).finish(),
+            Self::Problem { type_base, .. } => f.debug_tuple("Problem").field(type_base).finish(),
             Self::Application(_) => f.write_str("Application"),
         }
     }
