@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::request::Parts;
 use http::{Request, Response};
@@ -17,14 +18,37 @@ use crate::request::Look;
 use crate::settings::Shared;
 use crate::store::Store;
 
-pub(super) struct Guarded<S, St> {
-    pub(super) look: Look,
-    pub(super) parts: Parts,
-    pub(super) inner: S,
-    pub(super) shared: Arc<Shared<St>>,
+/// A guarded request, whose body is being read.
+pub(super) struct Guarded<S, B, St> {
+    look: Look,
+    parts: Parts,
+    body: B,
+    read: Collector,
+    inner: S,
+    shared: Arc<Shared<St>>,
 }
 
-/// What a request waits for after its body was read.
+/// What becomes of a request whose body was read.
+pub(super) enum Decided<RB> {
+    /// There is an answer already.
+    Answered(Response<RB>),
+    Goes(Goes),
+}
+
+/// How a request goes on to the handler.
+pub(super) enum Goes {
+    /// It has no key.
+    Passing,
+    /// The store cannot be reached.
+    Unprotected,
+    Held(Held, IdempotencyKey),
+    /// The business system has to be asked what an attempt before this one has done.
+    Orphaned(Held, IdempotencyKey),
+    /// The store has to be waited for.
+    Claiming(Claimant),
+}
+
+/// What a request waits for on its way to the handler and back.
 pub(super) enum Next<F, St, Response, E>
 where
     Response: Send + 'static,
@@ -32,96 +56,124 @@ where
 {
     Passing(F),
     Unprotected(F, Arc<Shared<St>>),
-    Answered(Response),
     Running(Detached<Result<Response, E>>),
 }
 
-/// What there is to wait for before the handler runs.
-enum Start {
-    /// The business system has to be asked what an attempt before this one has done.
-    Orphaned(Held, IdempotencyKey),
-    /// The store has to be waited for.
-    Claim(Claimant, Arc<Stage>),
-}
+impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
+    pub(super) fn new(
+        look: Look,
+        parts: Parts,
+        body: B,
+        inner: S,
+        shared: Arc<Shared<St>>,
+    ) -> Self {
+        Self {
+            look,
+            parts,
+            body,
+            read: Collector::new(shared.settings.longest_request_body()),
+            inner,
+            shared,
+        }
+    }
 
-impl<S, St: Store> Guarded<S, St> {
-    pub(super) fn begin<B, RB>(
-        mut self,
-        body: Collector,
-        stop: Stop<B::Error>,
-    ) -> Next<S::Future, St, Response<RB>, S::Error>
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Stop<B::Error>> {
+        let Shared { executor, settings } = &*self.shared;
+        let room = executor.room(settings.max_buffered);
+        self.read.poll(&mut self.body, Some(room), cx)
+    }
+
+    /// Decides by what was read, and claims the key if that can be done without waiting.
+    ///
+    /// The request stays where it is: most that are answered here are answered for good.
+    pub(super) fn decide<RB: FromBuffered>(&self, stop: Stop<B::Error>) -> Decided<RB>
+    where
+        B::Error: Into<BoxError>,
+    {
+        let read = match stop {
+            Stop::End => self.claim(),
+            Stop::TooLarge => Err(too_large(&self.shared)),
+            Stop::Full => Err(Refusal::buffers_full()),
+            Stop::Error(error) => Err(unreadable(&*error.into(), &self.shared)),
+        };
+        read.unwrap_or_else(|refusal| Decided::Answered(self.shared.refuse(&refusal)))
+    }
+
+    fn claim<RB: FromBuffered>(&self) -> Result<Decided<RB>, Refusal> {
+        let Shared { executor, settings } = &*self.shared;
+        let identification = &settings.identification;
+        let identified = identification.identify(&self.look, &self.parts, self.read.chunks())?;
+        let Some(identified) = identified else {
+            return match settings.key_required {
+                true => Err(Refusal::missing_key()),
+                false => Ok(Decided::Goes(Goes::Passing)),
+            };
+        };
+        let parts = identified.parts();
+        let record_key = parts.record_key();
+        let fingerprint = identified.fingerprint;
+        Ok(Decided::Goes(
+            match executor.begin_now(&parts, &record_key, fingerprint) {
+                Some(Begun::Completed(completed)) => {
+                    return Ok(Decided::Answered(self.shared.replay(&completed)));
+                }
+                Some(Begun::Held(held)) => {
+                    let key = identified.to_key(record_key);
+                    match executor.reconciles(&held) {
+                        true => Goes::Orphaned(held, key),
+                        false => Goes::Held(held, key),
+                    }
+                }
+                Some(Begun::Refused(Conflict::Store(error)))
+                    if self.shared.runs_unprotected(&error) =>
+                {
+                    Goes::Unprotected
+                }
+                Some(Begun::Refused(conflict)) => return Err(conflict.into()),
+                None => {
+                    let key = identified.to_key(record_key);
+                    Goes::Claiming(Claimant::new(key, fingerprint, executor.now())?)
+                }
+            },
+        ))
+    }
+
+    pub(super) fn go<RB>(mut self, goes: Goes) -> Next<S::Future, St, Response<RB>, S::Error>
     where
         S: Service<Request<B>, Response = Response<RB>> + Send + 'static,
         S::Future: Send,
         S::Error: Send,
-        B: FromBuffered<Error: Into<BoxError>> + Send + 'static,
+        B: Send + 'static,
         RB: FromBuffered + Send + 'static,
     {
+        let request = Request::from_parts(self.parts, self.read.into_body(Rest::Nothing));
         let shared = Arc::clone(&self.shared);
-        match stop {
-            Stop::End => {}
-            Stop::TooLarge => return Next::Answered(shared.refuse(&too_large(&shared))),
-            Stop::Full => return Next::Answered(shared.refuse(&Refusal::buffers_full())),
-            Stop::Error(error) => {
-                let refusal = unreadable(&*error.into(), &shared);
-                return Next::Answered(shared.refuse(&refusal));
-            }
-        }
-        let identified =
-            match shared
-                .settings
-                .identification
-                .identify(&self.look, &self.parts, body.chunks())
-            {
-                Ok(Some(identified)) => identified,
-                Ok(None) if shared.settings.key_required => {
-                    return Next::Answered(shared.refuse(&Refusal::missing_key()));
-                }
-                Ok(None) => {
-                    let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
-                    return Next::Passing(self.inner.call(request));
-                }
-                Err(refusal) => return Next::Answered(shared.refuse(&refusal)),
-            };
         let executor = &shared.executor;
-        let parts = identified.parts();
-        let record_key = parts.record_key();
-        let fingerprint = identified.fingerprint;
-        let start = match executor.begin_now(&parts, &record_key, fingerprint) {
-            Some(Begun::Held(held)) => {
-                let key = identified.to_key(record_key);
-                if executor.reconciles(&held) {
-                    Start::Orphaned(held, key)
-                } else {
-                    let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
-                    let run = HandlerRun::begin(self.shared, self.inner, request, held, key);
-                    return Next::Running(shared.executor.detached(None, run));
-                }
+        Next::Running(match goes {
+            Goes::Passing => return Next::Passing(self.inner.call(request)),
+            Goes::Unprotected => return Next::Unprotected(self.inner.call(request), shared),
+            Goes::Held(held, key) => {
+                let run = HandlerRun::begin(self.shared, self.inner, request, held, key);
+                executor.detached(None, run)
             }
-            Some(Begun::Completed(completed)) => return Next::Answered(shared.replay(&completed)),
-            Some(Begun::Refused(Conflict::Store(error))) if shared.runs_unprotected(&error) => {
-                let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
-                return Next::Unprotected(self.inner.call(request), shared);
+            Goes::Orphaned(held, key) => {
+                let start = Start::Orphaned(held, key);
+                executor.detached(None, run_when_held(self.shared, self.inner, request, start))
             }
-            Some(Begun::Refused(conflict)) => {
-                return Next::Answered(shared.refuse(&conflict.into()));
+            Goes::Claiming(claimant) => {
+                let stage: Arc<Stage> = Arc::default();
+                let start = Start::Claim(claimant, Arc::clone(&stage));
+                let run = run_when_held(self.shared, self.inner, request, start);
+                executor.detached(Some(stage), run)
             }
-            None => {
-                let key = identified.to_key(record_key);
-                match Claimant::new(key, fingerprint, executor.now()) {
-                    Ok(claimant) => Start::Claim(claimant, Arc::default()),
-                    Err(error) => return Next::Answered(shared.refuse(&error.into())),
-                }
-            }
-        };
-        let stage = match &start {
-            Start::Orphaned(..) => None,
-            Start::Claim(_, stage) => Some(Arc::clone(stage)),
-        };
-        let request = Request::from_parts(self.parts, body.into_body(Rest::Nothing));
-        let run = run_when_held(self.shared, self.inner, request, start);
-        Next::Running(shared.executor.detached(stage, run))
+        })
     }
+}
+
+/// What there is to wait for before the handler runs.
+enum Start {
+    Orphaned(Held, IdempotencyKey),
+    Claim(Claimant, Arc<Stage>),
 }
 
 async fn run_when_held<S, St, B, RB>(

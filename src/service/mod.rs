@@ -16,8 +16,8 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use self::guarded::{Guarded, Next};
-use crate::body::{Collector, FromBuffered, Stop};
+use self::guarded::{Decided, Guarded, Next};
+use crate::body::FromBuffered;
 use crate::executor::Detached;
 use crate::problem::{BoxError, Refusal};
 use crate::request::Look;
@@ -82,17 +82,10 @@ where
             look => {
                 // The clone stays; the service that was polled ready goes with the request.
                 let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                let guarded = Guarded::new(look, parts, body, inner, Arc::clone(&self.shared));
                 return ResponseFuture::new(State::Reading {
-                    reading: Some(Reading {
-                        collector: Collector::new(settings.longest_request_body()),
-                        body,
-                        guarded: Guarded {
-                            look,
-                            parts,
-                            inner: mem::replace(&mut self.inner, clone),
-                            shared: Arc::clone(&self.shared),
-                        },
-                    }),
+                    guarded: Some(guarded),
                 });
             }
         };
@@ -141,23 +134,9 @@ pin_project! {
         /// The layer has the answer.
         Answered { response: Option<S::Response> },
         /// The body is being read; nothing is claimed yet.
-        Reading { reading: Option<Reading<S, B, St>> },
+        Reading { guarded: Option<Guarded<S, B, St>> },
         /// The key is being claimed, or the handler runs under it.
         Running { run: Detached<Result<S::Response, S::Error>> },
-    }
-}
-
-struct Reading<S, B, St> {
-    collector: Collector,
-    body: B,
-    guarded: Guarded<S, St>,
-}
-
-impl<S, B: FromBuffered, St: Store> Reading<S, B, St> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop<B::Error>> {
-        let Shared { executor, settings } = &*self.guarded.shared;
-        let room = executor.room(settings.max_buffered);
-        self.collector.poll(&mut self.body, Some(room), cx)
     }
 }
 
@@ -211,24 +190,27 @@ where
                     None => return Poll::Pending,
                 },
                 StateProjection::Running { run } => return Pin::new(run).poll(cx),
-                StateProjection::Reading { reading } => {
-                    let Some(read) = reading else {
+                StateProjection::Reading { guarded } => {
+                    let Some(reading) = guarded else {
                         return Poll::Pending;
                     };
-                    let stop = ready!(read.poll(cx));
-                    let Some(Reading {
-                        collector, guarded, ..
-                    }) = reading.take()
-                    else {
-                        return Poll::Pending;
+                    let stop = ready!(reading.poll_read(cx));
+                    let goes = match reading.decide(stop) {
+                        Decided::Goes(goes) => goes,
+                        Decided::Answered(response) => {
+                            *guarded = None;
+                            return Poll::Ready(Ok(response));
+                        }
                     };
-                    guarded.begin(collector, stop)
+                    match guarded.take() {
+                        Some(guarded) => guarded.go(goes),
+                        None => return Poll::Pending,
+                    }
                 }
             };
             state.set(match next {
                 Next::Passing(future) => State::passing(future),
                 Next::Unprotected(future, shared) => State::Unprotected { future, shared },
-                Next::Answered(response) => return Poll::Ready(Ok(response)),
                 Next::Running(run) => State::Running { run },
             });
         }
