@@ -155,6 +155,10 @@ fn is_stream(response: &response::Parts) -> bool {
 fn is_of_one_message(name: &HeaderName) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    // Most names are told apart from all of these by their length.
+    if !matches!(name.as_str().len(), 2 | 4 | 7 | 10 | 16 | 17) {
+        return false;
+    }
     *name == CONNECTION
         || *name == http::header::DATE
         || *name == KEEP_ALIVE
@@ -191,5 +195,28 @@ impl fmt::Debug for Settings {
             .field("report_outcome", &self.report_outcome)
             .field("responder", &self.responder)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_one_message_are_told_from_those_of_an_answer() {
+        for name in [
+            "connection",
+            "date",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            assert!(is_of_one_message(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in ["etag", "request-id", "stripe-version", "via", "warning"] {
+            assert!(!is_of_one_message(&HeaderName::from_static(name)), "{name}");
+        }
     }
 }
