@@ -102,11 +102,12 @@ pub(crate) fn find(
     name: &HeaderName,
     syntax: KeySyntax,
 ) -> Result<Option<Found>, InvalidKey> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
+    let Some(value) = headers.get(name) else {
         return Ok(None);
     };
-    if values.next().is_some() {
+    // In most requests no name stands twice, and the map knows that at once.
+    let has_repeated = headers.len() > headers.keys_len();
+    if has_repeated && headers.get_all(name).iter().nth(1).is_some() {
         return Err(InvalidKey::Repeated);
     }
     let value = value.as_bytes();

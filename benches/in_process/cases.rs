@@ -8,7 +8,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::contestants::{
-    axum, axum_layered, bare, floor, floor_axum, ours, ours_axum, ours_shared, ours_tiered,
+    axum, axum_layered, bare, floor, floor_axum, ours, ours_axum, ours_near, ours_shared,
+    ours_tiered,
 };
 use crate::crowd::{self, Crowd};
 use crate::harness::load::{Calls, Keys, Load, Make, Setup, bytes};
@@ -75,10 +76,14 @@ impl Bench {
                 .lane("ours, axum", "axum, empty layer", calls(ours_axum))
                 .measure(self.rounds);
             self.report.add(&measured);
-            for (ours, bare) in [("ours", "bare"), ("ours, axum", "axum, empty layer")] {
-                let what = format!("{name}: {ours} to {bare}");
+            for (lane, bare) in [
+                ("floor", "bare"),
+                ("ours", "bare"),
+                ("ours, axum", "axum, empty layer"),
+            ] {
+                let what = format!("{name}: {lane} to {bare}");
                 self.report.hold(&measured, &what, 1.03, |round| {
-                    round.ns(ours) / round.ns(bare)
+                    round.ns(lane) / round.ns(bare)
                 });
             }
         }
@@ -140,6 +145,7 @@ impl Bench {
             .lane("bare", "bare", bare_calls(bare))
             .lane("floor", "bare", calls(floor))
             .lane("ours", "floor", calls(ours))
+            .lane("ours, near tier alone", "floor", calls(ours_near))
             .lane("ours, tiered", "floor", calls(ours_tiered))
             .lane("ours, SharedStore", "floor", calls(ours_shared))
             .lane("axum", "bare", bare_calls(axum))
@@ -148,10 +154,12 @@ impl Bench {
             .measure(self.rounds * times_rounds);
         self.report.add(&measured);
         if let Some(bound) = bound {
-            let what = format!("{name}: ours to floor");
-            self.report.hold(&measured, &what, bound, |round| {
-                round.ns("ours") / round.ns("floor")
-            });
+            for lane in ["ours", "ours, near tier alone"] {
+                let what = format!("{name}: {lane} to floor");
+                self.report.hold(&measured, &what, bound, |round| {
+                    round.ns(lane) / round.ns("floor")
+                });
+            }
         }
     }
 
@@ -256,10 +264,12 @@ impl Bench {
                 .lane("ours, tiered", "bare", Crowd::ours_tiered(keys))
                 .measure(self.rounds * 2);
             self.report.add(&measured);
-            let what = format!("{name}: ours to bare");
-            self.report.hold(&measured, &what, bound, |round| {
-                round.ns("ours") / round.ns("bare")
-            });
+            for lane in ["floor", "ours"] {
+                let what = format!("{name}: {lane} to bare");
+                self.report.hold(&measured, &what, bound, |round| {
+                    round.ns(lane) / round.ns("bare")
+                });
+            }
         }
     }
 

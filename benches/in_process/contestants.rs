@@ -25,6 +25,12 @@ pub(crate) fn ours(setup: &Arc<Setup>) -> Box<dyn Contestant> {
     contestant(layer(setup, memory()).layer(handler(setup)))
 }
 
+/// The answers in moka, which may forget them: what a near tier costs.
+pub(crate) fn ours_near(setup: &Arc<Setup>) -> Box<dyn Contestant> {
+    let near = MemoryStore::evicting(CAPACITY);
+    contestant(layer(setup, near).layer(handler(setup)))
+}
+
 /// A near tier over a store that is no further away: what the tiers themselves cost.
 pub(crate) fn ours_tiered(setup: &Arc<Setup>) -> Box<dyn Contestant> {
     let tiered = MemoryStore::evicting(CAPACITY).over(memory());
