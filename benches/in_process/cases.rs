@@ -12,6 +12,7 @@ use crate::contestants::{
     ours_tiered,
 };
 use crate::crowd::{self, Crowd};
+use crate::dynamodb::{ours_dynamodb, ours_memory_over_dynamodb};
 use crate::harness::load::{Calls, Keys, Load, Make, Setup, bytes};
 use crate::harness::report::Report;
 use crate::harness::rounds::{Alone, Case};
@@ -270,6 +271,29 @@ impl Bench {
                     round.ns(lane) / round.ns("bare")
                 });
             }
+        }
+    }
+
+    pub(crate) fn on_dynamodb(&mut self) {
+        for (name, keys) in [
+            ("on DynamoDB, first run", Keys::Fresh),
+            ("on DynamoDB, replay of 16 keys", Keys::Known(16)),
+        ] {
+            if !self.is_wanted(name) {
+                continue;
+            }
+            let load = Load::new(keys);
+            let calls = |make| Calls::guarding(make, Setup::new(), load.clone());
+            let measured = Case::new(name)
+                .lane("ours", "ours", calls(ours))
+                .lane("ours, DynamoDB", "ours", calls(ours_dynamodb))
+                .lane(
+                    "ours, memory over DynamoDB",
+                    "ours",
+                    calls(ours_memory_over_dynamodb),
+                )
+                .measure(self.rounds);
+            self.report.add(&measured);
         }
     }
 

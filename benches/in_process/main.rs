@@ -11,6 +11,7 @@
 mod cases;
 mod contestants;
 mod crowd;
+mod dynamodb;
 #[path = "../harness/mod.rs"]
 mod harness;
 
@@ -33,6 +34,7 @@ fn main() -> io::Result<()> {
     bench.body_sizes();
     bench.answer_sizes();
     bench.crowds();
+    bench.on_dynamodb();
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     bench.finish(&target.join("bench/in_process.jsonl"))
 }
