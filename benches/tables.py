@@ -9,6 +9,7 @@ MADE_BY = {
     "in_process": "cargo bench --bench in_process",
     "peers": "cargo run --release --ignore-rust-version --manifest-path benches/peers/Cargo.toml",
     "sockets": "benches/sockets/run",
+    "sockets-shared": "WORKERS=2 benches/sockets/run",
     "memory": "benches/sockets/run memory",
     "instructions": "benches/instructions/run",
 }
@@ -165,6 +166,7 @@ def named_table(name, results):
     """The table that a marker asks for: by a word, or by a case."""
     of_file = {
         "sockets": sockets_table,
+        "sockets-shared": sockets_table,
         "memory": memory_table,
         "instructions": instructions_table,
     }

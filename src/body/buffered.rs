@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
 
 use super::chunks::Chunks;
 
@@ -26,27 +27,39 @@ pub trait FromBuffered: Body<Data = Bytes> + Unpin + Sized {
 
 impl<E: Send + Sync + 'static> FromBuffered for http_body_util::combinators::BoxBody<Bytes, E> {
     fn from_buffered(buffered: BufferedBody<Self>) -> Self {
-        Self::new(buffered)
+        match buffered.into_whole() {
+            Ok(whole) => Self::new(whole.map_err(|never| match never {})),
+            Err(buffered) => Self::new(buffered),
+        }
     }
 }
 
 impl<E: Send + 'static> FromBuffered for http_body_util::combinators::UnsyncBoxBody<Bytes, E> {
     fn from_buffered(buffered: BufferedBody<Self>) -> Self {
-        Self::new(buffered)
+        match buffered.into_whole() {
+            Ok(whole) => Self::new(whole.map_err(|never| match never {})),
+            Err(buffered) => Self::new(buffered),
+        }
     }
 }
 
 #[cfg(feature = "axum")]
 impl FromBuffered for axum::body::Body {
     fn from_buffered(buffered: BufferedBody<Self>) -> Self {
-        Self::new(buffered)
+        match buffered.into_whole() {
+            Ok(whole) => Self::new(whole),
+            Err(buffered) => Self::new(buffered),
+        }
     }
 }
 
 #[cfg(feature = "tonic")]
 impl FromBuffered for tonic::body::Body {
     fn from_buffered(buffered: BufferedBody<Self>) -> Self {
-        Self::new(buffered)
+        match buffered.into_whole() {
+            Ok(whole) => Self::new(whole),
+            Err(buffered) => Self::new(buffered),
+        }
     }
 }
 
@@ -73,6 +86,21 @@ impl<B: Body> BufferedBody<B> {
             chunks,
             trailers: trailers.map(Box::new),
             rest: Rest::Nothing,
+        }
+    }
+
+    /// The same as a plain body, if it is one: of one chunk, which nobody counts.
+    fn into_whole(self) -> Result<Full<Bytes>, Self> {
+        match (&self.rest, &self.trailers) {
+            (Rest::Nothing, None) => match self.chunks.into_whole() {
+                Ok(bytes) => Ok(Full::new(bytes)),
+                Err(chunks) => Err(Self {
+                    chunks,
+                    trailers: None,
+                    rest: Rest::Nothing,
+                }),
+            },
+            _ => Err(self),
         }
     }
 }

@@ -71,6 +71,14 @@ impl Chunks {
         Some(mem::replace(&mut self.first, following.unwrap_or_default()))
     }
 
+    /// The bytes, if they are one chunk and take no room.
+    pub(super) fn into_whole(self) -> Result<Bytes, Self> {
+        match self.more.is_none() && self.taken.is_nothing() {
+            true => Ok(self.first),
+            false => Err(self),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_empty()
     }

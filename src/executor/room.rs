@@ -48,6 +48,12 @@ pub(crate) struct Taken {
     of: Option<Arc<Runs>>,
 }
 
+impl Taken {
+    pub(crate) const fn is_nothing(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         if let Some(runs) = &self.of {
