@@ -28,7 +28,7 @@ pub(crate) struct Detached<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Detached<T> {
-    pub(super) fn new(
+    pub(crate) fn new(
         runs: Arc<Runs>,
         stage: Option<Arc<Stage>>,
         future: impl Future<Output = T> + Send + 'static,

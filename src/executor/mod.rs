@@ -283,7 +283,7 @@ impl<St: Store> Executor<St> {
             Claimant::new(key.clone(), fingerprint, self.now()).map_err(RunError::Store)?;
         let stage = Arc::new(Stage::default());
         let executor = self.clone();
-        let run = self.detached(Some(Arc::clone(&stage)), async move {
+        let run = Detached::new(self.runs(), Some(Arc::clone(&stage)), async move {
             let held = match executor.begin(&claimant, &stage).await {
                 Begun::Held(held) => held,
                 Begun::Completed(completed) => return replayed(&completed.payload),
@@ -321,13 +321,9 @@ impl<St: Store> Executor<St> {
         Run::new(self.clone(), held, key, work)
     }
 
-    /// A future of this executor that is finished even if it is dropped.
-    pub(crate) fn detached<T: Send + 'static>(
-        &self,
-        stage: Option<Arc<Stage>>,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> Detached<T> {
-        Detached::new(Arc::clone(&self.shared.runs), stage, future)
+    /// Where its runs are counted.
+    pub(crate) fn runs(&self) -> Arc<Runs> {
+        Arc::clone(&self.shared.runs)
     }
 
     /// The room that there is for bytes which are buffered for runs, if `max` of them may be.

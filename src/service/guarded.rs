@@ -147,24 +147,24 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         RB: FromBuffered + Send + 'static,
     {
         let request = Request::from_parts(self.parts, self.read.into_body(Rest::Nothing));
-        let shared = Arc::clone(&self.shared);
-        let executor = &shared.executor;
+        let runs = self.shared.executor.runs();
         Next::Running(match goes {
             Goes::Passing => return Next::Passing(self.inner.call(request)),
-            Goes::Unprotected => return Next::Unprotected(self.inner.call(request), shared),
+            Goes::Unprotected => return Next::Unprotected(self.inner.call(request), self.shared),
             Goes::Held(held, key) => {
                 let run = HandlerRun::begin(self.shared, self.inner, request, held, key);
-                executor.detached(None, run)
+                Detached::new(runs, None, run)
             }
             Goes::Orphaned(held, key) => {
                 let start = Start::Orphaned(held, key);
-                executor.detached(None, run_when_held(self.shared, self.inner, request, start))
+                let run = run_when_held(self.shared, self.inner, request, start);
+                Detached::new(runs, None, run)
             }
             Goes::Claiming(claimant) => {
                 let stage: Arc<Stage> = Arc::default();
                 let start = Start::Claim(claimant, Arc::clone(&stage));
                 let run = run_when_held(self.shared, self.inner, request, start);
-                executor.detached(Some(stage), run)
+                Detached::new(runs, Some(stage), run)
             }
         })
     }
