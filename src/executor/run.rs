@@ -77,18 +77,19 @@ where
             RunProjection::Working { work, leased } => (work, leased),
             RunProjection::Ending { ending } => return ending.as_mut().poll(cx),
         };
+        let Some(held) = leased else {
+            // Polled again after it was ready: there is nothing left to give.
+            return Poll::Pending;
+        };
         let (outcome, end) = match catch_unwind(AssertUnwindSafe(|| work.poll(cx))) {
             Ok(Poll::Ready(Finished { value, end })) => (Ok(value), end),
             Ok(Poll::Pending) => {
-                if let Some(leased) = leased {
-                    leased.keep();
-                }
+                held.keep();
                 return Poll::Pending;
             }
             Err(panic) => (Err(panic), End::Unknown),
         };
         let Some(leased) = leased.take() else {
-            // Polled again after it was ready: there is nothing left to give.
             return Poll::Pending;
         };
         let settling = Settling::new(leased, outcome, end);
