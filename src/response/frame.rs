@@ -52,7 +52,7 @@ pub(super) fn encode(answer: &Answer) -> Bytes {
 
 /// The frame of a response, from its parts where they are: those headers of which the function says
 /// that they are kept.
-pub(super) fn encode_response<'a>(
+pub(crate) fn encode_response<'a>(
     status: StatusCode,
     headers: &HeaderMap,
     is_kept: &impl Fn(&HeaderName) -> bool,

@@ -8,9 +8,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderMap;
 use serde::Serialize;
 
+pub(crate) use self::frame::encode_response;
 use crate::error::{StoreError, StoreErrorKind};
 
 /// What a completed record holds: the decoded form of
@@ -92,18 +93,6 @@ impl Answer {
     pub fn decode(payload: &Bytes) -> Result<Self, DamagedAnswer> {
         frame::decode(payload)
     }
-}
-
-/// The recorded form of a response, from its parts where they are: those headers of which the
-/// function says that they are kept.
-pub(crate) fn encode_response<'a>(
-    status: StatusCode,
-    headers: &HeaderMap,
-    is_kept: &impl Fn(&HeaderName) -> bool,
-    trailers: Option<&HeaderMap>,
-    body: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Bytes {
-    frame::encode_response(status, headers, is_kept, trailers, body)
 }
 
 /// The recorded form of an answer cannot be read.
