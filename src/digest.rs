@@ -89,10 +89,10 @@ impl Digest {
         self.length = 0;
     }
 
-    /// Borrows, for to move a digest is to copy all that it has gathered.
-    pub(crate) fn finish(&self) -> [u8; 32] {
-        let rest = &self.gathered[..self.length];
-        self.hasher.clone().chain_update(rest).finalize().into()
+    /// Borrows, for to move a digest is to copy all that it has gathered. It begins anew.
+    pub(crate) fn finish(&mut self) -> [u8; 32] {
+        self.flush();
+        self.hasher.finalize_reset().into()
     }
 }
 

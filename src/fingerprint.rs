@@ -42,7 +42,7 @@ impl Fingerprint {
         &self.0
     }
 
-    pub(crate) fn from_digest(digest: &Digest) -> Self {
+    pub(crate) fn from_digest(digest: &mut Digest) -> Self {
         Self(digest.finish())
     }
 }

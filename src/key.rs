@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::ops::Range;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -90,10 +89,37 @@ impl std::error::Error for InvalidKey {}
 /// A key that was found in a header, and checked.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// It stands there from one byte up to another.
-    At(Range<usize>),
-    /// It stands there with escapes; these are its characters.
-    Unescaped(String),
+    /// Copied, for to look for it once more would cost more.
+    Short { bytes: Bytes, length: u8 },
+    Long(Box<str>),
+}
+
+/// Room for a UUID and a prefix, where text is checked eight bytes at a time.
+#[derive(Debug)]
+#[repr(align(8))]
+pub(crate) struct Bytes([u8; 64]);
+
+impl Found {
+    fn new(key: &str) -> Self {
+        let mut bytes = Bytes([0; 64]);
+        match bytes.0.get_mut(..key.len()) {
+            Some(place) => {
+                place.copy_from_slice(key.as_bytes());
+                let length = key.len() as u8;
+                Self::Short { bytes, length }
+            }
+            None => Self::Long(key.into()),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Short { bytes, length } => {
+                std::str::from_utf8(&bytes.0[..usize::from(*length)]).unwrap_or_default()
+            }
+            Self::Long(key) => key,
+        }
+    }
 }
 
 /// Looks for the key in the header `name`; `None` when it is not there.
@@ -110,31 +136,7 @@ pub(crate) fn find(
     if has_repeated && headers.get_all(name).iter().nth(1).is_some() {
         return Err(InvalidKey::Repeated);
     }
-    let value = value.as_bytes();
-    Ok(Some(match parse(value, syntax)? {
-        Cow::Owned(key) => Found::Unescaped(key),
-        Cow::Borrowed(key) => {
-            let trimmed = value.trim_ascii_start();
-            let quote = usize::from(trimmed.first() == Some(&b'"'));
-            let start = value.len() - trimmed.len() + quote;
-            Found::At(start..start + key.len())
-        }
-    }))
-}
-
-/// The key that was found in the header `name`.
-pub(crate) fn found<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-    found: &'a Found,
-) -> Option<&'a str> {
-    match found {
-        Found::At(range) => {
-            let value = headers.get(name)?.as_bytes();
-            std::str::from_utf8(value.get(range.clone())?).ok()
-        }
-        Found::Unescaped(key) => Some(key),
-    }
+    parse(value.as_bytes(), syntax).map(|key| Some(Found::new(&key)))
 }
 
 /// Reads one header value. Only a quoted key with escapes is copied.
@@ -431,9 +433,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         let value = HeaderValue::from_str(value).expect("it is text");
         headers.append(IDEMPOTENCY_KEY, value);
-        let place = find(&headers, &IDEMPOTENCY_KEY, syntax)?.expect("it is there");
-        let key = found(&headers, &IDEMPOTENCY_KEY, &place).expect("it is where it was found");
-        Ok(key.to_owned())
+        let found = find(&headers, &IDEMPOTENCY_KEY, syntax)?.expect("it is there");
+        Ok(found.as_str().to_owned())
     }
 
     #[test]

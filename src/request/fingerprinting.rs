@@ -96,7 +96,7 @@ impl Fingerprinting {
         let content_type = content_type(parts);
         fields::feed_essence(content_type, &mut digest);
         self.add_body(&mut digest, content_type, body, whole);
-        Fingerprint::from_digest(&digest)
+        Fingerprint::from_digest(&mut digest)
     }
 
     fn add_body(

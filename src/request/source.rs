@@ -113,15 +113,12 @@ impl KeySource {
     pub(super) fn key<'a>(
         &self,
         look: &'a Look,
-        parts: &'a Parts,
+        parts: &Parts,
         body: Option<&Bytes>,
     ) -> Result<Option<Cow<'a, str>>, Refusal> {
         match self {
-            Self::Header { name, .. } => match look {
-                Look::Found(found) => match key::found(&parts.headers, name, found) {
-                    Some(key) => Ok(Some(Cow::Borrowed(key))),
-                    None => Err(InvalidKey::Empty.into()),
-                },
+            Self::Header { .. } => match look {
+                Look::Found(found) => Ok(Some(Cow::Borrowed(found.as_str()))),
                 Look::Absent | Look::Later => Ok(None),
                 Look::Invalid(invalid) => Err(invalid.clone().into()),
             },
