@@ -200,8 +200,9 @@ impl MemoryStore {
                 created_at: lease.created_at,
                 expires_at: completion.expires_at,
             };
-            self.record(table, lease.key, completed, completion.now);
-            self.end(table, &lease.key);
+            let (added, removed) = self.record(table, lease.key, completed, completion.now);
+            let removed = removed + end(table, &lease.key);
+            self.inner.reweigh(added, removed);
         });
         match fenced {
             // The very answer is there already: this call repeats one that was applied.
@@ -212,31 +213,40 @@ impl MemoryStore {
         }
     }
 
-    fn record(&self, table: &mut Table, key: RecordKey, completed: Completed, now: Timestamp) {
+    /// Keeps an answer, and says what was added to the tables and what was removed from them.
+    fn record(
+        &self,
+        table: &mut Table,
+        key: RecordKey,
+        completed: Completed,
+        now: Timestamp,
+    ) -> (u64, u64) {
         match &self.inner.cache {
             // In before the lease is out, so that no claim finds the key without either.
             Some(cache) => {
                 cache.insert(key, completed);
                 self.shard(&key).completed();
+                (0, 0)
             }
             None => {
                 let added = weight_of(&completed);
                 let replaced = table.kept.insert(key, completed);
                 // Two for one that comes, so that those that have expired become fewer.
                 let forgotten = table.kept.forget_expired(now, 2);
-                let removed = forgotten + replaced.as_ref().map_or(0, weight_of);
-                self.inner.reweigh(added, removed);
+                (added, forgotten + replaced.as_ref().map_or(0, weight_of))
             }
         }
     }
+}
 
-    fn end(&self, table: &mut Table, key: &RecordKey) -> bool {
-        let Some(record) = table.in_progress.remove(key) else {
-            return false;
-        };
-        self.inner.reweigh(0, IN_PROGRESS_WEIGHT);
-        record.wake();
-        true
+/// Ends what is in progress under a key, and says what was removed.
+fn end(table: &mut Table, key: &RecordKey) -> u64 {
+    match table.in_progress.remove(key) {
+        Some(record) => {
+            record.wake();
+            IN_PROGRESS_WEIGHT
+        }
+        None => 0,
     }
 }
 
@@ -302,9 +312,7 @@ impl Store for MemoryStore {
 
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |table| match release {
-            Release::Free => {
-                self.end(table, &lease.key);
-            }
+            Release::Free => self.inner.reweigh(0, end(table, &lease.key)),
             Release::Orphan => {
                 if let Some(record) = table.in_progress.get_mut(&lease.key) {
                     record.lease.deadline = Timestamp::EPOCH;
@@ -341,17 +349,16 @@ impl Store for MemoryStore {
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let mut table = self.shard(key).lock();
-        let was_in_progress = self.end(&mut table, key);
-        let was_completed = match &self.inner.cache {
-            Some(cache) => cache.remove(key).is_some(),
+        let ended = end(&mut table, key);
+        let (was_completed, removed) = match &self.inner.cache {
+            Some(cache) => (cache.remove(key).is_some(), 0),
             None => {
                 let removed = table.kept.remove(key);
-                let weight = removed.as_ref().map_or(0, weight_of);
-                self.inner.reweigh(0, weight);
-                removed.is_some()
+                (removed.is_some(), removed.as_ref().map_or(0, weight_of))
             }
         };
-        Ok(was_in_progress || was_completed)
+        self.inner.reweigh(0, ended + removed);
+        Ok(ended > 0 || was_completed)
     }
 }
 
