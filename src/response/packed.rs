@@ -21,34 +21,37 @@ impl<const ROOM: usize> AsRef<[u8]> for Packed<ROOM> {
 /// The longest frame that is packed.
 pub(super) const LONGEST: usize = 486;
 
-/// A frame of these bytes. There are few sizes, 32 bytes apart; with what counts the owners, they
-/// are such as allocators have.
-pub(super) fn packed(bytes: &[u8]) -> Bytes {
-    match bytes.len() {
-        0..=102 => packed_in::<102>(bytes),
-        103..=134 => packed_in::<134>(bytes),
-        135..=166 => packed_in::<166>(bytes),
-        167..=198 => packed_in::<198>(bytes),
-        199..=230 => packed_in::<230>(bytes),
-        231..=262 => packed_in::<262>(bytes),
-        263..=294 => packed_in::<294>(bytes),
-        295..=326 => packed_in::<326>(bytes),
-        327..=358 => packed_in::<358>(bytes),
-        359..=390 => packed_in::<390>(bytes),
-        391..=422 => packed_in::<422>(bytes),
-        423..=454 => packed_in::<454>(bytes),
-        455..=LONGEST => packed_in::<LONGEST>(bytes),
-        _ => Bytes::copy_from_slice(bytes),
+/// A frame of the bytes that `from` has, to which zeros are put. There are few sizes, 32 bytes
+/// apart; with what counts the owners, they are such as allocators have.
+pub(super) fn packed(from: &mut Vec<u8>) -> Bytes {
+    match from.len() {
+        0..=102 => packed_in::<102>(from),
+        103..=134 => packed_in::<134>(from),
+        135..=166 => packed_in::<166>(from),
+        167..=198 => packed_in::<198>(from),
+        199..=230 => packed_in::<230>(from),
+        231..=262 => packed_in::<262>(from),
+        263..=294 => packed_in::<294>(from),
+        295..=326 => packed_in::<326>(from),
+        327..=358 => packed_in::<358>(from),
+        359..=390 => packed_in::<390>(from),
+        391..=422 => packed_in::<422>(from),
+        423..=454 => packed_in::<454>(from),
+        455..=LONGEST => packed_in::<LONGEST>(from),
+        _ => Bytes::copy_from_slice(from),
     }
 }
 
-fn packed_in<const ROOM: usize>(from: &[u8]) -> Bytes {
-    let mut bytes = [0; ROOM];
-    bytes[..from.len()].copy_from_slice(from);
-    Bytes::from_owner(Packed {
-        bytes,
-        length: from.len() as u16,
-    })
+fn packed_in<const ROOM: usize>(from: &mut Vec<u8>) -> Bytes {
+    let length = from.len() as u16;
+    from.resize(ROOM, 0);
+    match from.first_chunk() {
+        Some(bytes) => Bytes::from_owner(Packed::<ROOM> {
+            bytes: *bytes,
+            length,
+        }),
+        None => Bytes::copy_from_slice(&from[..usize::from(length)]),
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +62,7 @@ mod tests {
     fn bytes_of_any_length_come_back() {
         let all: Vec<u8> = (0..=LONGEST + 1).map(|at| at as u8).collect();
         for length in 0..all.len() {
-            assert_eq!(packed(&all[..length]), all[..length]);
+            assert_eq!(packed(&mut all[..length].to_vec()), all[..length]);
         }
     }
 }
