@@ -90,7 +90,10 @@ impl std::error::Error for InvalidKey {}
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Copied, for to look for it once more would cost more.
-    Short { bytes: Bytes, length: u8 },
+    Short {
+        bytes: Bytes,
+        length: u8,
+    },
     Long(Box<str>),
 }
 

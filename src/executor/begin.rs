@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{Instrument, Span, warn};
 
 use super::detach::Stage;
-use super::runs::Permit;
+use super::runs::{Entered, Permit};
 use super::{Attempt, Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
@@ -98,14 +98,14 @@ impl<St: Store> Executor<St> {
         fingerprint: Fingerprint,
     ) -> Option<Begun> {
         let now = self.now();
-        let permit = self.enter().ok()?;
+        let entered = self.enter().ok()?;
         let owner = match Owner::new(now) {
             Ok(owner) => owner,
             Err(error) => return Some(Begun::Refused(Conflict::Store(error))),
         };
         let request = self.request(parts, key, fingerprint, owner, now, false);
         let claim = self.shared.store.try_claim(&request)?;
-        match classify(claim, &request, permit) {
+        match classify(claim, &request, entered) {
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(_) if !self.shared.settings.wait.is_zero() => None,
             Claimed::InProgress(in_flight) => Some(Begun::Refused(in_flight.conflict(now))),
@@ -123,7 +123,7 @@ impl<St: Store> Executor<St> {
         loop {
             stage.may_hold();
             let claimed = match self.enter() {
-                Ok(permit) => self.claim(claimant, permit, patience.is_some()).await,
+                Ok(entered) => self.claim(claimant, entered, patience.is_some()).await,
                 Err(conflict) => self.look(claimant, conflict).await,
             };
             let in_flight = match claimed {
@@ -263,7 +263,7 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    fn enter(&self) -> Result<Permit, Conflict> {
+    fn enter(&self) -> Result<Entered<'_>, Conflict> {
         self.shared.runs.enter(self.shared.settings.max_runs)
     }
 
@@ -291,7 +291,12 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    async fn claim(&self, claimant: &Claimant, permit: Permit, wants_waiter: bool) -> Claimed {
+    async fn claim(
+        &self,
+        claimant: &Claimant,
+        entered: Entered<'_>,
+        wants_waiter: bool,
+    ) -> Claimed {
         let parts = claimant.key.parts();
         let request = || {
             let now = self.now();
@@ -316,7 +321,7 @@ impl<St: Store> Executor<St> {
         if ambiguous {
             self.give_back_in_background(claimant);
         }
-        classify(claim, &first, permit)
+        classify(claim, &first, entered)
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.
@@ -392,7 +397,7 @@ impl<St: Store> Executor<St> {
 fn classify(
     claim: Result<Claim, StoreError>,
     request: &ClaimRequest<'_>,
-    permit: Permit,
+    entered: Entered<'_>,
 ) -> Claimed {
     let begun = match claim {
         Ok(Claim::Acquired(lease)) if !is_for(&lease, request) => {
@@ -403,7 +408,10 @@ fn classify(
                 message,
             )))
         }
-        Ok(Claim::Acquired(lease)) => Begun::Held(Held { lease, permit }),
+        Ok(Claim::Acquired(lease)) => Begun::Held(Held {
+            lease,
+            permit: entered.hold(),
+        }),
         Ok(Claim::Completed(completed)) if completed.fingerprint != request.fingerprint => {
             Begun::Refused(Conflict::Reused)
         }

@@ -1,6 +1,7 @@
 //! From the end of a run to its record.
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use tracing::{Instrument, Span, debug, warn};
 use super::begin::{Held, jittered};
 use super::give_back::undoing;
 use super::heart::Beating;
+use super::run::Panic;
 use super::{Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
@@ -157,14 +159,15 @@ pub(super) enum Write {
 }
 
 impl<St: Store> Executor<St> {
-    /// What the one who waits for a run gets, whose lease ended so.
+    /// What came of a run whose lease ended so. If that was a panic, it goes on.
     pub(super) fn settled<V>(
         &self,
-        value: V,
+        outcome: Result<V, Panic>,
         is_answer: bool,
         ended: Ended,
         created_at: Timestamp,
     ) -> Settled<V> {
+        let value = outcome.unwrap_or_else(|panic| resume_unwind(panic));
         let (recorded, expires_at) = match ended {
             Ended::As(recorded, expires_at) => (recorded, expires_at),
             Ended::Superseded(completed) => return Settled::Superseded(completed),

@@ -6,6 +6,7 @@ mod end;
 mod give_back;
 mod heart;
 mod outcome;
+mod plain;
 mod room;
 mod run;
 mod runs;
@@ -26,8 +27,9 @@ pub(crate) use self::end::{End, Finished, Recordable, Settled};
 use self::heart::Heart;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, Ran, RunError};
+use self::plain::{PlainWork, replayed};
 pub(crate) use self::room::{Room, Taken};
-pub(crate) use self::run::Run;
+pub(crate) use self::run::{Run, Work};
 use self::runs::Runs;
 pub use self::runs::{Handle, Stats};
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -284,41 +286,17 @@ impl<St: Store> Executor<St> {
         let stage = Arc::new(Stage::default());
         let executor = self.clone();
         let run = Detached::new(self.runs(), Some(Arc::clone(&stage)), async move {
-            let held = match executor.begin(&claimant, &stage).await {
-                Begun::Held(held) => held,
-                Begun::Completed(completed) => return replayed(&completed.payload),
-                Begun::Refused(conflict) => return Err(conflict.into()),
-            };
-            let attempt = held.attempt(claimant.key.clone());
-            let work = async move {
-                match work(attempt).await {
-                    Ok(value) => match Answer::value(&value) {
-                        Ok(answer) => Finished::recorded(Ok(value), answer),
-                        Err(error) => Finished::recorded(
-                            Err(RunError::Result(error)),
-                            Answer::Value(bytes::Bytes::new()),
-                        ),
-                    },
-                    Err(error) => Finished::unknown(Err(RunError::Work(error))),
+            match executor.begin(&claimant, &stage).await {
+                Begun::Held(held) => {
+                    let attempt = held.attempt(claimant.key.clone());
+                    let work = PlainWork::new(executor, async move { work(attempt).await });
+                    Run::new(held, claimant.key, work).await
                 }
-            };
-            match executor.under_lease(held, claimant.key, work).await {
-                Settled::Value { value, .. } => value.map(Ran::Executed),
-                Settled::Superseded(completed) => replayed(&completed.payload),
-                Settled::Withheld(conflict, _) => Err(conflict.into()),
+                Begun::Completed(completed) => replayed(&completed.payload),
+                Begun::Refused(conflict) => Err(conflict.into()),
             }
         });
         run.await
-    }
-
-    /// Work that runs under a lease which this executor has got.
-    pub(crate) fn under_lease<W, V>(
-        &self,
-        held: Held,
-        key: IdempotencyKey,
-        work: W,
-    ) -> Run<W, V, St> {
-        Run::new(self.clone(), held, key, work)
     }
 
     /// Where its runs are counted.
@@ -371,20 +349,6 @@ fn after(duration: Duration) -> Instant {
     const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
     let now = Instant::now();
     now.checked_add(duration).unwrap_or_else(|| now + YEARS)
-}
-
-/// The result that is recorded in `payload`.
-fn replayed<T: DeserializeOwned, E>(payload: &bytes::Bytes) -> Result<Ran<T>, RunError<E>> {
-    match Answer::decode(payload) {
-        Ok(Answer::Value(value)) => serde_json::from_slice(&value)
-            .map(Ran::Replayed)
-            .map_err(RunError::Result),
-        Ok(_) => Err(RunError::Store(StoreError::new(
-            StoreErrorKind::Damaged,
-            "the recorded answer is that of an HTTP request",
-        ))),
-        Err(damage) => Err(RunError::Store(damage.into())),
-    }
 }
 
 impl<St> Clone for Executor<St> {

@@ -1,5 +1,6 @@
 //! How many runs are in flight, and the handle that waits for them.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -23,15 +24,22 @@ pub(crate) struct Runs {
 
 impl Runs {
     /// Counts one more run, unless there are `max` already or the executor is shut down.
-    pub(super) fn enter(self: &Arc<Self>, max: usize) -> Result<Permit, Conflict> {
-        let permit = Permit(Arc::clone(self));
+    pub(super) fn enter(self: &Arc<Self>, max: usize) -> Result<Entered<'_>, Conflict> {
+        let entered = Entered(self);
         let before = self.in_flight.fetch_add(1, Ordering::SeqCst);
         if self.closed.load(Ordering::SeqCst) {
             Err(Conflict::ShuttingDown)
         } else if before >= max {
             Err(Conflict::TooManyRuns)
         } else {
-            Ok(permit)
+            Ok(entered)
+        }
+    }
+
+    fn leave(&self) {
+        let was_last = self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last && self.waiting.load(Ordering::SeqCst) > 0 {
+            self.idle.notify_waiters();
         }
     }
 
@@ -48,16 +56,32 @@ impl Runs {
     }
 }
 
+/// Counts one who may come to run.
+#[derive(Debug)]
+pub(super) struct Entered<'a>(&'a Arc<Runs>);
+
+impl Entered<'_> {
+    /// Goes on counting one who runs.
+    pub(super) fn hold(self) -> Permit {
+        let permit = Permit(Arc::clone(self.0));
+        mem::forget(self);
+        permit
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 /// Counts one run as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<Runs>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let was_last = self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
-        if was_last && self.0.waiting.load(Ordering::SeqCst) > 0 {
-            self.0.idle.notify_waiters();
-        }
+        self.0.leave();
     }
 }
 

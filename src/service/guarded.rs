@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::LengthLimitError;
 use tower_service::Service;
 
-use super::run::HandlerRun;
+use super::work::HandlerWork;
 use crate::body::{Collector, FromBuffered, Rest, Stop};
 use crate::executor::{Begun, Claimant, Conflict, Detached, Held, Stage};
 use crate::key::IdempotencyKey;
@@ -152,7 +152,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
             Goes::Passing => return Next::Passing(self.inner.call(request)),
             Goes::Unprotected => return Next::Unprotected(self.inner.call(request), self.shared),
             Goes::Held(held, key) => {
-                let run = HandlerRun::begin(self.shared, self.inner, request, held, key);
+                let run = HandlerWork::begin(self.shared, self.inner, request, held, key);
                 Detached::new(runs, None, run)
             }
             Goes::Orphaned(held, key) => {
@@ -197,7 +197,7 @@ where
     };
     match begun {
         Begun::Held(held) => {
-            HandlerRun::begin(Arc::clone(&shared), inner, request, held, key).await
+            HandlerWork::begin(Arc::clone(&shared), inner, request, held, key).await
         }
         Begun::Completed(completed) => Ok(shared.replay(&completed)),
         Begun::Refused(Conflict::Store(error)) if shared.runs_unprotected(&error) => {

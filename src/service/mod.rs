@@ -2,7 +2,6 @@
 
 mod answer;
 mod guarded;
-mod run;
 mod work;
 
 use std::fmt;

@@ -13,13 +13,15 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::{Collector, FromBuffered, Rest, Stop};
-use crate::executor::{End, Finished, Recordable};
+use crate::executor::{End, Executor, Finished, Held, Recordable, Run, Settled, Work};
+use crate::key::IdempotencyKey;
 use crate::response::{Answer, encode_response};
 use crate::settings::{Keep, Settings, Shared};
+use crate::store::Store;
 
 pin_project! {
     /// A call of the handler, and the reading of its response as far as it has to be read.
-    pub(super) struct Work<F, RB, St> {
+    pub(super) struct HandlerWork<F, RB, St> {
         shared: Arc<Shared<St>>,
         #[pin]
         state: State<F, RB>,
@@ -30,6 +32,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, RB> {
         Calling { #[pin] future: F },
+        /// `None`: it is done.
         Reading { reading: Option<Reading<RB>> },
         /// It panicked before there was a future; the panic is for the run to catch.
         Panicked { panic: Option<Box<dyn Any + Send>> },
@@ -44,20 +47,34 @@ struct Reading<RB> {
     retention: Option<Duration>,
 }
 
-impl<F, RB, St> Work<F, RB, St> {
-    pub(super) fn begin<S, B>(shared: Arc<Shared<St>>, mut inner: S, request: Request<B>) -> Self
+impl<F, RB, E, St> HandlerWork<F, RB, St>
+where
+    F: Future<Output = Result<Response<RB>, E>>,
+    RB: FromBuffered + Send + 'static,
+    E: Send + 'static,
+    St: Store,
+{
+    /// Calls the handler under a lease.
+    pub(super) fn begin<S, B>(
+        shared: Arc<Shared<St>>,
+        mut inner: S,
+        mut request: Request<B>,
+        held: Held,
+        key: IdempotencyKey,
+    ) -> Run<Self, St>
     where
         S: Service<Request<B>, Future = F>,
     {
+        request.extensions_mut().insert(held.attempt(key.clone()));
         let state = match catch_unwind(AssertUnwindSafe(|| inner.call(request))) {
             Ok(future) => State::Calling { future },
             Err(panic) => State::Panicked { panic: Some(panic) },
         };
-        Self { shared, state }
+        Run::new(held, key, Self { shared, state })
     }
 }
 
-impl<F, RB, E, St> Future for Work<F, RB, St>
+impl<F, RB, E, St> Future for HandlerWork<F, RB, St>
 where
     F: Future<Output = Result<Response<RB>, E>>,
     RB: FromBuffered,
@@ -68,10 +85,14 @@ where
         let mut this = self.project();
         let settings = &this.shared.settings;
         let response = match this.state.as_mut().project() {
-            StateProjection::Calling { future } => match ready!(future.poll(cx)) {
-                Ok(response) => response,
-                Err(error) => return Poll::Ready(Finished::unknown(Err(error))),
-            },
+            StateProjection::Calling { future } => {
+                let called = ready!(future.poll(cx));
+                this.state.set(State::Reading { reading: None });
+                match called {
+                    Ok(response) => response,
+                    Err(error) => return Poll::Ready(Finished::unknown(Err(error))),
+                }
+            }
             StateProjection::Reading { reading } => {
                 let Some(read) = reading else {
                     return Poll::Pending;
@@ -114,6 +135,25 @@ where
                 Poll::Pending
             }
         }
+    }
+}
+
+impl<F, RB, E, St> Work<St> for HandlerWork<F, RB, St>
+where
+    F: Future<Output = Result<Response<RB>, E>>,
+    RB: FromBuffered + Send + 'static,
+    E: Send + 'static,
+    St: Store,
+{
+    type Value = Result<Response<RB>, E>;
+    type Given = Result<Response<RB>, E>;
+
+    fn executor(&self) -> &Executor<St> {
+        &self.shared.executor
+    }
+
+    fn give(&self, settled: Settled<Self::Value>) -> Self::Given {
+        self.shared.settled(settled)
     }
 }
 

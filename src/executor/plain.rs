@@ -1,0 +1,90 @@
+//! Work that is no HTTP request, and whose value is recorded as JSON.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use pin_project_lite::pin_project;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::end::{Finished, Settled};
+use super::run::Work;
+use super::{Executor, Ran, RunError};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::response::Answer;
+use crate::store::Store;
+
+pin_project! {
+    pub(super) struct PlainWork<F, St> {
+        executor: Executor<St>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F, St> PlainWork<F, St> {
+    pub(super) const fn new(executor: Executor<St>, future: F) -> Self {
+        Self { executor, future }
+    }
+}
+
+impl<F, T, E, St> Future for PlainWork<F, St>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Serialize,
+{
+    type Output = Finished<Result<T, RunError<E>>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(self.project().future.poll(cx));
+        Poll::Ready(match result {
+            Ok(value) => match Answer::value(&value) {
+                Ok(answer) => Finished::recorded(Ok(value), answer),
+                Err(error) => {
+                    let nothing = Answer::Value(Bytes::new());
+                    Finished::recorded(Err(RunError::Result(error)), nothing)
+                }
+            },
+            Err(error) => Finished::unknown(Err(RunError::Work(error))),
+        })
+    }
+}
+
+impl<F, T, E, St> Work<St> for PlainWork<F, St>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Serialize + DeserializeOwned + Send + 'static,
+    E: Send + 'static,
+    St: Store,
+{
+    type Value = Result<T, RunError<E>>;
+    type Given = Result<Ran<T>, RunError<E>>;
+
+    fn executor(&self) -> &Executor<St> {
+        &self.executor
+    }
+
+    fn give(&self, settled: Settled<Self::Value>) -> Self::Given {
+        match settled {
+            Settled::Value { value, .. } => value.map(Ran::Executed),
+            Settled::Superseded(completed) => replayed(&completed.payload),
+            Settled::Withheld(conflict, _) => Err(conflict.into()),
+        }
+    }
+}
+
+/// The result that is recorded in `payload`.
+pub(super) fn replayed<T: DeserializeOwned, E>(payload: &Bytes) -> Result<Ran<T>, RunError<E>> {
+    match Answer::decode(payload) {
+        Ok(Answer::Value(value)) => serde_json::from_slice(&value)
+            .map(Ran::Replayed)
+            .map_err(RunError::Result),
+        Ok(_) => Err(RunError::Store(StoreError::new(
+            StoreErrorKind::Damaged,
+            "the recorded answer is that of an HTTP request",
+        ))),
+        Err(damage) => Err(RunError::Store(damage.into())),
+    }
+}
