@@ -6,8 +6,10 @@ mod kept;
 mod table;
 
 use std::fmt;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use self::cached::{Cached, cached};
@@ -22,7 +24,9 @@ use crate::record::{
     renewed,
 };
 
-const SHARDS: usize = 64;
+/// For each thread that can run at once: enough that two of them seldom want the same shard, and
+/// few enough that what all requests touch of each stays in the processor's caches.
+const SHARDS_PER_THREAD: usize = 8;
 /// What a record in progress takes.
 const IN_PROGRESS_WEIGHT: u64 = 512;
 
@@ -46,7 +50,7 @@ pub struct MemoryStore {
 
 struct Inner {
     /// Records in progress and, in a store of record, answers.
-    shards: [Shard; SHARDS],
+    shards: Box<[Shard]>,
     /// The answers of a near tier.
     cache: Option<Cached>,
     capacity: u64,
@@ -81,9 +85,11 @@ impl MemoryStore {
     }
 
     fn build(capacity: u64, cache: Option<Cached>) -> Self {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let shards = (SHARDS_PER_THREAD * threads).next_power_of_two();
         Self {
             inner: Arc::new(Inner {
-                shards: std::array::from_fn(|_| Shard::default()),
+                shards: (0..shards).map(|_| Shard::default()).collect(),
                 cache,
                 capacity,
                 weight: AtomicU64::new(0),
@@ -92,9 +98,10 @@ impl MemoryStore {
     }
 
     fn shard(&self, key: &RecordKey) -> &Shard {
-        // The last byte: the tables within the shards hash the first eight.
-        let byte = key.as_bytes()[31];
-        &self.inner.shards[usize::from(byte) % SHARDS]
+        // The last bytes: the tables within the shards hash the first eight.
+        let [.., high, low] = *key.as_bytes();
+        let number = usize::from(u16::from_be_bytes([high, low]));
+        &self.inner.shards[number % self.inner.shards.len()]
     }
 
     fn claim_now(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {

@@ -179,7 +179,7 @@ fn what_is_weighed_is_what_is_there() {
 #[test]
 fn orphans_that_nobody_asks_for_are_cleared_away_in_time() {
     let store = MemoryStore::new();
-    let orphans = 80 * SHARDS as u64;
+    let orphans = 80 * store.inner.shards.len() as u64;
     for number in 0..orphans {
         acquire(&store, number, START);
     }
