@@ -222,15 +222,23 @@ impl RecordKey {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// The beginning of the digest: for a table, as good as all of it.
+    pub(crate) fn prefix(&self) -> Prefix {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        Prefix(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+    }
 }
 
 impl Hash for RecordKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // The bytes are a SHA-256 digest, so eight of them are as good as all for a table.
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        self.prefix().hash(state);
     }
 }
+
+/// The beginning of a record key, which another key may have as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Prefix(u64);
 
 impl fmt::Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

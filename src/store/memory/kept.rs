@@ -1,8 +1,11 @@
 //! The answers of a store of record.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::mem;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::MemoryStore;
 use super::expiring::Expiring;
@@ -16,38 +19,67 @@ const SHRINK_FLOOR: usize = 256;
 /// Answers that are kept until they expire.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    answers: HashMap<RecordKey, Completed, RandomState>,
+    answers: HashTable<Answer>,
+    hasher: RandomState,
     /// Has an answer that was removed, or took another's place, until the time that it had.
     expiring: Expiring,
 }
 
+#[derive(Debug)]
+struct Answer {
+    key: RecordKey,
+    completed: Completed,
+}
+
 impl Kept {
     pub(super) fn get(&self, key: &RecordKey) -> Option<&Completed> {
-        self.answers.get(key)
+        let hash = self.hasher.hash_one(key.prefix());
+        let answer = self.answers.find(hash, |answer| answer.key == *key)?;
+        Some(&answer.completed)
     }
 
     /// Gives back what was there before.
     pub(super) fn insert(&mut self, key: RecordKey, completed: Completed) -> Option<Completed> {
-        self.expiring.push(completed.expires_at, key);
-        self.answers.insert(key, completed)
+        self.expiring.push(completed.expires_at, key.prefix());
+        let hash_of = |answer: &Answer| self.hasher.hash_one(answer.key.prefix());
+        let hash = self.hasher.hash_one(key.prefix());
+        match self
+            .answers
+            .entry(hash, |answer| answer.key == key, hash_of)
+        {
+            Entry::Occupied(mut there) => {
+                Some(mem::replace(&mut there.get_mut().completed, completed))
+            }
+            Entry::Vacant(room) => {
+                room.insert(Answer { key, completed });
+                None
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, key: &RecordKey) -> Option<Completed> {
-        self.answers.remove(key)
+        let hash = self.hasher.hash_one(key.prefix());
+        let found = self.answers.find_entry(hash, |answer| answer.key == *key);
+        let (answer, _) = found.ok()?.remove();
+        Some(answer.completed)
     }
 
     /// Forgets up to `most` answers that have expired, and says what they were weighed at.
     pub(super) fn forget_expired(&mut self, now: Timestamp, most: usize) -> u64 {
         let mut freed = 0;
         for _ in 0..most {
-            let Some((expires_at, key)) = self.expiring.pop(now) else {
+            let Some((expires_at, prefix)) = self.expiring.pop(now) else {
                 break;
             };
-            if let Some(completed) = self.answers.get(&key)
-                && completed.expires_at == expires_at
-            {
-                freed += weight_of(completed);
-                self.answers.remove(&key);
+            // Of two with one prefix that expire at one time, either: the other's turn comes.
+            let found = self
+                .answers
+                .find_entry(self.hasher.hash_one(prefix), |answer| {
+                    answer.key.prefix() == prefix && answer.completed.expires_at == expires_at
+                });
+            if let Ok(found) = found {
+                let (answer, _) = found.remove();
+                freed += weight_of(&answer.completed);
             }
         }
         if freed > 0 {
@@ -60,7 +92,8 @@ impl Kept {
     fn shrink_if_due(&mut self) {
         let capacity = self.answers.capacity();
         if capacity > SHRINK_FLOOR && self.answers.len() < capacity / 8 {
-            self.answers.shrink_to(capacity / 4);
+            let hash_of = |answer: &Answer| self.hasher.hash_one(answer.key.prefix());
+            self.answers.shrink_to(capacity / 4, hash_of);
             self.expiring.shrink_to(capacity / 4);
         }
     }
