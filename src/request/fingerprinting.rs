@@ -137,6 +137,7 @@ fn add_all(digest: &mut Digest, media: &Media<'_>, content_type: &[u8], body: &C
         Media::Json | Media::Form | Media::Other => {}
     }
     digest.count(body.length());
+    digest.fill_block();
     for chunk in body.iter() {
         digest.raw(chunk);
     }
