@@ -426,7 +426,7 @@ impl<St> Clone for IdempotencyLayer<St> {
     }
 }
 
-impl<S, St: Store> Layer<S> for IdempotencyLayer<St> {
+impl<S: Clone, St: Store> Layer<S> for IdempotencyLayer<St> {
     type Service = Idempotency<S, St>;
 
     fn layer(&self, inner: S) -> Self::Service {

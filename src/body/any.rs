@@ -34,7 +34,7 @@ impl<St> Clone for AnyBodyLayer<St> {
     }
 }
 
-impl<S, St: Store> Layer<S> for AnyBodyLayer<St> {
+impl<S: Clone, St: Store> Layer<S> for AnyBodyLayer<St> {
     type Service = AnyBody<Idempotency<WrapResponse<S>, St>>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -6,9 +6,8 @@ mod work;
 
 use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
@@ -26,24 +25,59 @@ use crate::store::Store;
 /// The service that an [`IdempotencyLayer`](crate::IdempotencyLayer) makes.
 ///
 /// Its error is that of the service it wraps; what it refuses, it answers.
-#[derive(Debug)]
 pub struct Idempotency<S, St> {
-    inner: S,
+    /// `None` once a request took it, until somebody asks whether it is ready.
+    inner: Option<S>,
+    layered: Arc<Layered<S, St>>,
+}
+
+/// What all clones of a service share.
+struct Layered<S, St> {
+    /// To make others of. A request takes the service that was polled ready with it, and most
+    /// servers clone theirs for each request: then no other is needed in its place.
+    inner: Mutex<S>,
     shared: Arc<Shared<St>>,
 }
 
-impl<S, St> Idempotency<S, St> {
-    pub(crate) const fn new(inner: S, shared: Arc<Shared<St>>) -> Self {
-        Self { inner, shared }
+impl<S: Clone, St> Idempotency<S, St> {
+    pub(crate) fn new(inner: S, shared: Arc<Shared<St>>) -> Self {
+        Self {
+            inner: Some(inner.clone()),
+            layered: Arc::new(Layered {
+                inner: Mutex::new(inner),
+                shared,
+            }),
+        }
+    }
+
+    fn inner(&mut self) -> &mut S {
+        self.inner.get_or_insert_with(|| self.layered.another())
+    }
+}
+
+impl<S: Clone, St> Layered<S, St> {
+    fn another(&self) -> S {
+        let inner = self.inner.lock();
+        inner.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl<S: Clone, St> Clone for Idempotency<S, St> {
     fn clone(&self) -> Self {
+        let inner = self.inner.clone();
         Self {
-            inner: self.inner.clone(),
-            shared: Arc::clone(&self.shared),
+            inner: Some(inner.unwrap_or_else(|| self.layered.another())),
+            layered: Arc::clone(&self.layered),
         }
+    }
+}
+
+impl<S: fmt::Debug, St: fmt::Debug> fmt::Debug for Idempotency<S, St> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency")
+            .field("inner", &self.layered.inner)
+            .field("shared", &self.layered.shared)
+            .finish()
     }
 }
 
@@ -61,34 +95,33 @@ where
     type Future = ResponseFuture<S, B, St>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        self.inner().poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let settings = &self.shared.settings;
-        let Some(look) = settings.look(&request) else {
-            return ResponseFuture::new(State::passing(self.inner.call(request)));
+        let shared = &self.layered.shared;
+        let Some(look) = shared.settings.look(&request) else {
+            return ResponseFuture::new(State::passing(self.inner().call(request)));
         };
         let (parts, body) = request.into_parts();
-        if !settings.is_picked(&parts) {
+        if !shared.settings.is_picked(&parts) {
             let request = Request::from_parts(parts, body);
-            return ResponseFuture::new(State::passing(self.inner.call(request)));
+            return ResponseFuture::new(State::passing(self.inner().call(request)));
         }
         // What is wrong with a key in a header is said before the body is read.
         let refusal = match look {
             Look::Absent => Refusal::missing_key(),
             Look::Invalid(invalid) => invalid.into(),
             look => {
-                // The clone stays; the service that was polled ready goes with the request.
-                let clone = self.inner.clone();
-                let inner = mem::replace(&mut self.inner, clone);
-                let guarded = Guarded::new(look, parts, body, inner, Arc::clone(&self.shared));
+                let inner = self.inner.take();
+                let inner = inner.unwrap_or_else(|| self.layered.another());
+                let guarded = Guarded::new(look, parts, body, inner, Arc::clone(shared));
                 return ResponseFuture::new(State::Reading {
                     guarded: Some(guarded),
                 });
             }
         };
-        ResponseFuture::new(State::answered(self.shared.refuse(&refusal)))
+        ResponseFuture::new(State::answered(shared.refuse(&refusal)))
     }
 }
 
