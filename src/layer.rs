@@ -195,9 +195,11 @@ impl<St: Store> IdempotencyLayer<St> {
     /// that finds no room is refused with 503 `buffers-full`, if it can be before its body is
     /// read, and nothing is claimed. Default: 256 MiB.
     ///
-    /// Only bytes that have come count, not those that a client announces. A body that comes in
-    /// pieces may take up to twice its length. What a server needs for a connection, its headers
-    /// above all, comes on top of it. [`Handle::buffered`] tells how much is buffered now.
+    /// Only bytes that have come count, not those that a client announces, nor those of a request
+    /// that is read and answered in one go; so each thread may pass this by the one that it reads.
+    /// A body that comes in pieces may take up to twice its length. What a server needs for a
+    /// connection, its headers above all, comes on top of it. [`Handle::buffered`] tells how much
+    /// is buffered now.
     ///
     /// This bounds what clients can make the layer hold that send slowly, or all at once. One that
     /// stalls is best cut off by a timeout outside of this layer, which for a request that is still

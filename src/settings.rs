@@ -10,17 +10,25 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Request, response};
 
-use crate::executor::Executor;
+use crate::executor::{Executor, Room};
 use crate::fields::essence;
 use crate::policy::{Recording, RecordingOverride};
 use crate::problem::Responder;
 use crate::request::{Identification, Look};
+use crate::store::Store;
 
 /// Everything that the services of one layer share.
 #[derive(Debug)]
 pub(crate) struct Shared<St> {
     pub(crate) executor: Executor<St>,
     pub(crate) settings: Settings,
+}
+
+impl<St: Store> Shared<St> {
+    /// The room that there is for request bodies.
+    pub(crate) fn room(&self) -> Room<'_> {
+        self.executor.room(self.settings.max_buffered)
+    }
 }
 
 impl<St> Clone for Shared<St> {

@@ -73,7 +73,7 @@ impl Chunks {
 
     /// The bytes, if they are one chunk and take no room.
     pub(super) fn into_whole(self) -> Result<Bytes, Self> {
-        match self.more.is_none() && self.taken.is_nothing() {
+        match self.more.is_none() && self.taken.bytes() == 0 {
             true => Ok(self.first),
             false => Err(self),
         }

@@ -1,7 +1,7 @@
 //! Reading a body into memory.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -45,7 +45,7 @@ impl Collector {
         }
     }
 
-    /// Reads on, and takes of `room` what is read, if it has to.
+    /// Reads on, as far as there is `room`, which is taken if the rest has to be waited for.
     pub(crate) fn poll<B>(
         &mut self,
         body: &mut B,
@@ -67,10 +67,14 @@ impl Collector {
             if self.length == 0 && room.is_some_and(|room| !room.has(announced)) {
                 return Poll::Ready(Stop::Full);
             }
-            let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                None => return Poll::Ready(Stop::End),
-                Some(Err(error)) => return Poll::Ready(Stop::Error(error)),
-                Some(Ok(frame)) => frame,
+            let frame = match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Stop::Error(error)),
+                Poll::Ready(None) => return Poll::Ready(Stop::End),
+                Poll::Pending => {
+                    room.into_iter().for_each(|room| self.take_room(room));
+                    return Poll::Pending;
+                }
             };
             match frame.into_data() {
                 Ok(data) => {
@@ -81,7 +85,7 @@ impl Collector {
                     if too_large {
                         return Poll::Ready(Stop::TooLarge);
                     }
-                    if room.is_some_and(|room| !room.take(length, &mut self.chunks.taken)) {
+                    if room.is_some_and(|room| !room.has(self.untaken())) {
                         return Poll::Ready(Stop::Full);
                     }
                 }
@@ -92,6 +96,18 @@ impl Collector {
                 }
             }
         }
+    }
+
+    /// Takes room for what was read, for it goes on to be kept.
+    pub(crate) fn take_room(&mut self, room: Room<'_>) {
+        let untaken = self.untaken();
+        room.take(untaken, &mut self.chunks.taken);
+    }
+
+    /// How many bytes were read for which no room is taken yet: most requests that are answered by
+    /// the layer itself are read and answered in one go.
+    const fn untaken(&self) -> usize {
+        self.length - self.chunks.taken.bytes()
     }
 
     pub(crate) fn chunks(&self) -> &Chunks {

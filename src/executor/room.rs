@@ -24,20 +24,13 @@ impl<'a> Room<'a> {
         bytes <= self.max.saturating_sub(buffered)
     }
 
-    /// Takes room for so many bytes more, if they fit in.
-    #[must_use]
-    pub(crate) fn take(self, bytes: usize, taken: &mut Taken) -> bool {
-        if bytes == 0 {
-            return true;
+    /// Takes room for so many bytes more, for which there was some a moment ago.
+    pub(crate) fn take(self, bytes: usize, taken: &mut Taken) {
+        if bytes > 0 {
+            self.runs.buffered.fetch_add(bytes, Ordering::Relaxed);
+            taken.of.get_or_insert_with(|| Arc::clone(self.runs));
+            taken.bytes += bytes;
         }
-        let before = self.runs.buffered.fetch_add(bytes, Ordering::Relaxed);
-        if bytes > self.max.saturating_sub(before) {
-            self.runs.buffered.fetch_sub(bytes, Ordering::Relaxed);
-            return false;
-        }
-        taken.of.get_or_insert_with(|| Arc::clone(self.runs));
-        taken.bytes += bytes;
-        true
     }
 }
 
@@ -49,8 +42,8 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    pub(crate) const fn is_nothing(&self) -> bool {
-        self.bytes == 0
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 

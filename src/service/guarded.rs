@@ -78,8 +78,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Stop<B::Error>> {
-        let Shared { executor, settings } = &*self.shared;
-        let room = executor.room(settings.max_buffered);
+        let room = self.shared.room();
         self.read.poll(&mut self.body, Some(room), cx)
     }
 
@@ -146,6 +145,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         B: Send + 'static,
         RB: FromBuffered + Send + 'static,
     {
+        self.read.take_room(self.shared.room());
         let request = Request::from_parts(self.parts, self.read.into_body(Rest::Nothing));
         let runs = self.shared.executor.runs();
         Next::Running(match goes {
