@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::leb128;
 
-/// What a digest is of. Its byte goes in first, so that digests of two domains never meet.
+/// What a digest is of. Its byte goes in last, so that digests of two domains never meet.
 #[derive(Clone, Copy)]
 pub(crate) enum Domain {
     #[cfg(test)]
@@ -24,29 +24,23 @@ pub(crate) enum Domain {
 /// What is about a request, beside its body, mostly fits.
 const GATHERED: usize = 192;
 
-/// SHA-256 takes so many bytes at a time.
-const BLOCK: usize = 64;
-
 #[derive(Clone)]
 pub(crate) struct Digest {
+    domain: Domain,
     hasher: Sha256,
     /// Bytes for the hasher, of which each update costs more than to copy a few of them.
     gathered: [u8; GATHERED],
     length: usize,
-    /// How many the hasher has had.
-    hashed: usize,
 }
 
 impl Digest {
     pub(crate) fn new(domain: Domain) -> Self {
-        let mut digest = Self {
+        Self {
+            domain,
             hasher: Sha256::new(),
             gathered: [0; GATHERED],
             length: 0,
-            hashed: 0,
-        };
-        digest.tag(domain as u8);
-        digest
+        }
     }
 
     pub(crate) fn field(&mut self, bytes: &[u8]) {
@@ -87,27 +81,17 @@ impl Digest {
         } else {
             self.flush();
             self.hasher.update(bytes);
-            self.hashed = self.hashed.wrapping_add(bytes.len());
-        }
-    }
-
-    /// Zeros up to the end of a block, for long bytes that come next: a hasher that begins them
-    /// within a block takes up to half as long again.
-    pub(crate) fn fill_block(&mut self) {
-        let begun = self.hashed.wrapping_add(self.length) % BLOCK;
-        if begun > 0 {
-            self.raw(&[0; BLOCK][begun..]);
         }
     }
 
     fn flush(&mut self) {
-        let length = std::mem::take(&mut self.length);
-        self.hasher.update(&self.gathered[..length]);
-        self.hashed = self.hashed.wrapping_add(length);
+        self.hasher.update(&self.gathered[..self.length]);
+        self.length = 0;
     }
 
     /// Borrows, for to move a digest is to copy all that it has gathered. It begins anew.
     pub(crate) fn finish(&mut self) -> [u8; 32] {
+        self.tag(self.domain as u8);
         self.flush();
         self.hasher.finalize_reset().into()
     }
@@ -166,26 +150,13 @@ mod tests {
         digest.optional(Some(b"c"));
         digest.tag(9);
         digest.field(&[b'd'; 200]);
-        let bytes = [&b"\x01\x02ab\x00\x01\x02c\x09\xc8\x01"[..], &[b'd'; 200]].concat();
+        let bytes = [
+            b"\x02ab\x00\x01\x02c\x09\xc8\x01",
+            &[b'd'; 200][..],
+            b"\x01",
+        ]
+        .concat();
         assert_eq!(digest.finish(), <[u8; 32]>::from(Sha256::digest(bytes)));
-    }
-
-    #[test]
-    fn a_block_is_filled_up_to_its_end() {
-        for length in [0, 1, 62, 63, 64, 126, 191, 192, 300] {
-            let mut digest = Digest::new(Domain::Test);
-            digest.raw(&vec![b'a'; length]);
-            digest.fill_block();
-            digest.raw(b"body");
-            let mut bytes = [&[Domain::Test as u8][..], &vec![b'a'; length]].concat();
-            bytes.resize(bytes.len().next_multiple_of(64), 0);
-            bytes.extend_from_slice(b"body");
-            assert_eq!(
-                digest.finish(),
-                <[u8; 32]>::from(Sha256::digest(bytes)),
-                "{length}"
-            );
-        }
     }
 
     #[test]
@@ -204,11 +175,12 @@ mod tests {
         #[test]
         fn the_digest_is_that_of_all_bytes_in_one_piece(parts in parts()) {
             let mut digest = Digest::new(Domain::Test);
-            let mut whole = vec![Domain::Test as u8];
+            let mut whole = Vec::new();
             for part in parts {
                 digest.raw(&part);
                 whole.extend(part);
             }
+            whole.push(Domain::Test as u8);
             prop_assert_eq!(digest.finish(), <[u8; 32]>::from(Sha256::digest(whole)));
         }
 

@@ -80,10 +80,8 @@ pub(crate) enum Rest<B: Body> {
 impl<B: Body> BufferedBody<B> {
     /// A body of these bytes and trailers.
     pub(crate) fn whole(body: Bytes, trailers: Option<HeaderMap>) -> Self {
-        let mut chunks = Chunks::default();
-        chunks.push(body);
         Self {
-            chunks,
+            chunks: body.into(),
             trailers: trailers.map(Box::new),
             rest: Rest::Nothing,
         }

@@ -29,6 +29,15 @@ struct More {
     short: BytesMut,
 }
 
+impl From<Bytes> for Chunks {
+    fn from(body: Bytes) -> Self {
+        Self {
+            first: body,
+            ..Self::default()
+        }
+    }
+}
+
 impl Chunks {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let more = self.more.iter().flat_map(|more| more.iter());

@@ -78,7 +78,7 @@ impl Identification {
         };
         let fingerprint =
             self.fingerprinting
-                .fingerprint(parts, scope.as_deref(), &target, body, whole.as_ref());
+                .fingerprint(parts, scope.as_deref(), body, whole.as_ref());
         Ok(Some(Identified {
             sent,
             scope,
