@@ -91,7 +91,7 @@ impl std::error::Error for InvalidKey {}
 pub(crate) enum Found {
     /// Copied, for to look for it once more would cost more.
     Short {
-        bytes: Bytes,
+        bytes: Text,
         length: u8,
     },
     Long(Box<str>),
@@ -100,11 +100,11 @@ pub(crate) enum Found {
 /// Room for a UUID and a prefix, where text is checked eight bytes at a time.
 #[derive(Debug)]
 #[repr(align(8))]
-pub(crate) struct Bytes([u8; 64]);
+pub(crate) struct Text([u8; 64]);
 
 impl Found {
     fn new(key: &str) -> Self {
-        let mut bytes = Bytes([0; 64]);
+        let mut bytes = Text([0; 64]);
         match bytes.0.get_mut(..key.len()) {
             Some(place) => {
                 place.copy_from_slice(key.as_bytes());
