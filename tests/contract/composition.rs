@@ -10,7 +10,7 @@ use axum::Router;
 use axum::routing::post;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tower::ServiceBuilder;
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{Any, CorsLayer};
@@ -24,7 +24,7 @@ use crate::support::{
     Answer, Body, NONE, Running, Runs, channel, for_axum, for_each_stack, layer, refusing, serve,
     text,
 };
-use crate::support::{Case, Http, Stack, frames};
+use crate::support::{Case, Http, Stack, frames, service, whole};
 
 #[tokio::test]
 async fn trace_outside_and_inside() {
@@ -287,6 +287,28 @@ async fn a_service_that_has_to_be_ready_is_called_when_it_is() {
         }
     })
     .await;
+}
+
+/// Servers clone their service for each request. Other callers go on with the one that they have.
+#[tokio::test]
+async fn one_service_and_its_clones_take_one_request_after_the_other() {
+    let runs = Runs::default();
+    let mut service = ServiceBuilder::new()
+        .layer(layer())
+        // It panics when it is called and was not polled ready.
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(1))
+        .service(service(runs.numbered()));
+    for key in ["1", "2", "1"] {
+        for service in [&mut service.clone(), &mut service] {
+            let request = Request::post("/a").header("idempotency-key", key);
+            let request = request.body(whole("it")).expect("it is valid");
+            let ready = ServiceExt::<Request<Body>>::ready(service).await;
+            let ready = ready.expect("it never fails");
+            let response = ready.call(request).await.expect("it never fails");
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+    }
+    assert_eq!(runs.count(), 2);
 }
 
 #[tokio::test]

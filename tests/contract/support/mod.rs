@@ -14,7 +14,9 @@ use tower_idempotency::store::MemoryStore;
 use tower_idempotency::testing::ManualClock;
 use tower_idempotency::{IdempotencyLayer, Timestamp};
 
-pub(crate) use self::body::{Body, BodySender, BoxError, announced, channel, empty, frames, text};
+pub(crate) use self::body::{
+    Body, BodySender, BoxError, announced, channel, empty, frames, text, whole,
+};
 pub(crate) use self::case::{Case, Http, Stack, for_axum, for_each_stack, router, service};
 pub(crate) use self::client::{Answer, Call, Server, next_chunk, read};
 
