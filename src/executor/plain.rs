@@ -73,6 +73,9 @@ where
             Settled::Withheld(conflict, _) => Err(conflict.into()),
         }
     }
+
+    /// It is an `async` block, which has dropped what it had while the panic went through it.
+    fn abandon(self: Pin<&mut Self>) {}
 }
 
 /// The result that is recorded in `payload`.

@@ -30,7 +30,11 @@ pub(crate) trait Work<St: Store>: Future<Output = Finished<Self::Value>> {
     /// The executor whose lease it is.
     fn executor(&self) -> &Executor<St>;
 
+    /// What is given to the one who waits, when the lease has ended so.
     fn give(&self, settled: Settled<Self::Value>) -> Self::Given;
+
+    /// Drops what a panic has left of it.
+    fn abandon(self: Pin<&mut Self>);
 }
 
 pin_project! {
@@ -91,7 +95,10 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
                 leased.keep(this.work.executor());
                 return Poll::Pending;
             }
-            Err(panic) => (Err(panic), End::Unknown),
+            Err(panic) => {
+                this.work.as_mut().abandon();
+                (Err(panic), End::Unknown)
+            }
         };
         if let Some(beating) = &leased.beating {
             beating.end_is_under_way();

@@ -155,6 +155,10 @@ where
     fn give(&self, settled: Settled<Self::Value>) -> Self::Given {
         self.shared.settled(settled)
     }
+
+    fn abandon(self: Pin<&mut Self>) {
+        self.project().state.set(State::Reading { reading: None });
+    }
 }
 
 impl<RB: FromBuffered> Reading<RB> {

@@ -1,7 +1,7 @@
 //! Rows 11 and 14: runs that left no outcome, because they failed or because nobody has heard of
 //! them for too long.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use tokio::sync::Semaphore;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_idempotency::record::FencingToken;
 use tower_idempotency::store::MemoryStore;
 use tower_idempotency::{Attempt, IdempotencyLayer, Orphan, Reconciled};
@@ -16,8 +19,8 @@ use tower_idempotency::{Attempt, IdempotencyLayer, Orphan, Reconciled};
 use tower_idempotency::testing::ManualClock;
 
 use crate::support::{
-    Body, BoxError, Case, Gate, Runs, Server, Stack, channel, eventually, for_each_stack, layer,
-    still_clock, text,
+    Body, BoxError, Case, Gate, Runs, Server, Stack, channel, empty, eventually, for_each_stack,
+    layer, still_clock, text,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -561,4 +564,35 @@ async fn a_run_loses_its_lease_when_it_has_had_its_time() {
         first.await.expect("no panic").replayed("run 2");
     })
     .await;
+}
+
+/// As those of `tower::limit` do it, the future of a service may hold something until it is dropped.
+#[tokio::test]
+async fn a_call_that_has_ended_holds_nothing_while_its_outcome_is_asked_for() {
+    for panics in [false, true] {
+        let slots = Arc::new(Semaphore::new(1));
+        let free = Arc::new(AtomicUsize::new(usize::MAX));
+        let orphan = {
+            let (slots, free) = (Arc::clone(&slots), Arc::clone(&free));
+            Orphan::reconcile(move |_| {
+                free.store(slots.available_permits(), Ordering::SeqCst);
+                ready(Reconciled::NotExecuted)
+            })
+        };
+        let mut service = ServiceBuilder::new()
+            .layer(layer().orphan(orphan))
+            .layer(GlobalConcurrencyLimitLayer::with_semaphore(slots))
+            .service_fn(move |_: Request<Body>| async move {
+                assert!(!panics, "as it is meant to");
+                Err::<Response<Body>, _>("no answer came back")
+            });
+        let request = Request::post("/a").header("idempotency-key", "k");
+        let request = request.body(empty()).expect("it is valid");
+        let called = service.ready().await.expect("it is ready").call(request);
+        match tokio::spawn(called).await {
+            Ok(result) => assert_eq!(result.err(), Some("no answer came back")),
+            Err(error) => assert!(panics && error.is_panic()),
+        }
+        assert_eq!(free.load(Ordering::SeqCst), 1, "panics: {panics}");
+    }
 }
