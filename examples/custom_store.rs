@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::{Router, routing::post};
 use tower_idempotency::record::{
-    ClaimRequest, Completed, Decision, Held, Lease, Record, decide, is_owned_by, renewed,
+    ClaimRequest, Completed, Decision, Held, Lease, Record, Renewal, decide, is_owned_by, renewed,
 };
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store};
 use tower_idempotency::testing::conformance;
-use tower_idempotency::{IdempotencyLayer, RecordKey, StoreError, Timestamp};
+use tower_idempotency::{IdempotencyLayer, RecordKey, StoreError, StoreErrorKind, Timestamp};
 
 #[derive(Clone, Debug, Default)]
 struct MapStore {
@@ -73,27 +73,41 @@ impl Store for MapStore {
                 Claim::Completed(completed.clone())
             }
             (Decision::InProgress, Some(Record::InProgress(lease))) => Claim::InProgress {
-                started_at: lease.started_at,
-                deadline: lease.deadline,
+                lease: lease.clone(),
                 // Nobody hears a run end here: those who wait look again now and then.
                 waiter: None,
             },
-            (Decision::Orphaned, _) => Claim::Orphaned,
-            _ => Claim::Reused,
+            (Decision::Orphaned, Some(Record::InProgress(lease))) => Claim::orphaned(lease),
+            (Decision::CallerDiffers, _) => Claim::CallerDiffers,
+            (Decision::Reused, _) => Claim::Reused,
+            (Decision::SettingsChanged { recorded }, _) => Claim::SettingsChanged { recorded },
+            (decision, _) => {
+                return Err(StoreError::new(
+                    StoreErrorKind::Damaged,
+                    format!("{decision:?} does not fit the record that is there"),
+                ));
+            }
         })
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |held| {
-            let deadline = renewed(&held, deadline);
-            Some(Record::InProgress(Lease { deadline, ..held }))
+            let Renewal {
+                deadline,
+                expires_at,
+            } = renewed(&held, renewal);
+            Some(Record::InProgress(Lease {
+                deadline,
+                expires_at,
+                ..held
+            }))
         }))
     }
 
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
         let fenced = self.fenced(lease, |held| {
             Some(Record::Completed(Completed {
-                fingerprint: held.fingerprint,
+                identity: held.identity,
                 payload: completion.payload.clone(),
                 created_at: held.created_at,
                 expires_at: completion.expires_at,
@@ -110,11 +124,16 @@ impl Store for MapStore {
 
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |held| match release {
-            Release::Orphan => Some(Record::InProgress(Lease {
+            Release::Free => None,
+            Release::Orphan {
+                expires_at,
+                first_status,
+            } => Some(Record::InProgress(Lease {
                 deadline: Timestamp::EPOCH,
+                expires_at,
+                first_status,
                 ..held
             })),
-            _ => None,
         }))
     }
 
@@ -126,7 +145,6 @@ impl Store for MapStore {
             .filter(|record| match record {
                 Record::Completed(completed) => completed.expires_at > now,
                 Record::InProgress(lease) => lease.deadline >= now || lease.expires_at > now,
-                _ => true,
             }))
     }
 

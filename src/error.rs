@@ -19,16 +19,29 @@ pub struct StoreError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// A record is there but cannot be read: it is damaged, or its format is of an unknown
-    /// version. It does not count as absent; an operator has to look at it.
+    /// A record is there but cannot be read. It does not count as absent; an operator has to look
+    /// at it.
     Damaged,
     /// The store holds as much as it may and forgets nothing that is still held. Later there
     /// may be room.
     Full,
+    /// A record is there whose format is of a later version of this crate. Another node may be
+    /// able to read it.
+    Newer,
+    /// The answer is larger than the store ever takes. The record may complete as one whose
+    /// response is not stored.
+    TooLarge,
     /// The store did not answer, or answered that it could not. Later it may.
     Unavailable,
     /// The store is set up so that the call cannot succeed. Someone has to mend the set-up.
     Unusable,
+}
+
+impl StoreErrorKind {
+    /// Says whether the same call may succeed later, without anybody mending something.
+    pub const fn is_passing(self) -> bool {
+        matches!(self, Self::Full | Self::Unavailable)
+    }
 }
 
 impl StoreError {

@@ -379,12 +379,12 @@ impl From<Conflict> for Refusal {
                 "the first request with this idempotency key is still being executed",
                 Some(retry_after),
             ),
-            Conflict::OutcomeUnknown => (
+            Conflict::OutcomeUnknown { .. } => (
                 RefusalReason::OutcomeUnknown,
                 "an earlier request with this idempotency key ended without an outcome; whether it was carried out is not known, and it is not repeated",
                 None,
             ),
-            Conflict::OutcomeUnknownYet => (
+            Conflict::OutcomeUnknownYet { .. } => (
                 RefusalReason::OutcomeUnknown,
                 "an earlier request with this idempotency key ended without an outcome; whether it was carried out could not be found out yet",
                 Some(Duration::from_secs(1)),
@@ -399,7 +399,7 @@ impl From<Conflict> for Refusal {
                 "the operation was carried out, but its answer is not recorded yet; ask again for it",
                 Some(Duration::from_secs(1)),
             ),
-            Conflict::Reused => (
+            Conflict::Reused | Conflict::CallerDiffers | Conflict::SettingsChanged => (
                 RefusalReason::KeyReused,
                 "this idempotency key was used for a request with other contents; a new request needs a new key",
                 None,

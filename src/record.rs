@@ -108,13 +108,118 @@ impl fmt::Display for FencingToken {
     }
 }
 
+/// Says which settings made the digests of an [`Identity`]: digests of two recipes cannot be
+/// compared.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RecipeId([u8; 8]);
+
+impl RecipeId {
+    /// Reads a recipe's id back from a store.
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the id.
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RecipeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::digest::hex(&self.0))
+    }
+}
+
+impl fmt::Debug for RecipeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecipeId({self})")
+    }
+}
+
+/// Tells one caller of a key from another: the first half of SHA-256 over the record key and the
+/// caller's credentials together, so that the same credentials give another digest in each record.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CallerDigest([u8; 16]);
+
+impl CallerDigest {
+    /// The caller of work that is not an HTTP request: there is only one.
+    pub const NOBODY: Self = Self([0; 16]);
+
+    /// Reads a caller's digest back from a store.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the digest.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CallerDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallerDigest({})", crate::digest::hex(&self.0))
+    }
+}
+
+/// Tells the request that a key belongs to from every other request: who sent it, what it asks
+/// for, and the recipe of the two digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Who sent it.
+    pub caller: CallerDigest,
+    /// What it asks for.
+    pub request: Fingerprint,
+    /// The settings that made the two digests.
+    pub recipe: RecipeId,
+}
+
+impl Identity {
+    /// The length of the byte form.
+    pub const LENGTH: usize = 56;
+
+    /// The recipe of work that is not an HTTP request.
+    pub const WORK: RecipeId = RecipeId(*b"work   1");
+
+    /// Returns the identity of work that is not an HTTP request.
+    pub const fn of_work(fingerprint: Fingerprint) -> Self {
+        Self {
+            caller: CallerDigest::NOBODY,
+            request: fingerprint,
+            recipe: Self::WORK,
+        }
+    }
+
+    /// Returns the byte form: caller, request and recipe, one after the other.
+    pub fn to_bytes(&self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..16].copy_from_slice(&self.caller.0);
+        bytes[16..48].copy_from_slice(self.request.as_bytes());
+        bytes[48..].copy_from_slice(&self.recipe.0);
+        bytes
+    }
+
+    /// Reads the byte form back. Returns `None` when it has another length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (caller, rest) = bytes.split_first_chunk()?;
+        let (request, rest) = rest.split_first_chunk()?;
+        let recipe = rest.try_into().ok()?;
+        Some(Self {
+            caller: CallerDigest(*caller),
+            request: Fingerprint::from_bytes(*request),
+            recipe: RecipeId(recipe),
+        })
+    }
+}
+
 /// The right of one attempt to run under a key, until its deadline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The record it holds.
     pub key: RecordKey,
-    /// The fingerprint of the request that runs.
-    pub fingerprint: Fingerprint,
+    /// The identity of the request that runs.
+    pub identity: Identity,
     /// Who holds it.
     pub owner: Owner,
     /// The attempt's fencing token.
@@ -131,6 +236,51 @@ pub struct Lease {
     pub deadline: Timestamp,
     /// When the record may be forgotten, unless its lease is alive then.
     pub expires_at: Timestamp,
+    /// The HTTP status that the attempt ended with, if it ended with one that leaves its outcome
+    /// unknown.
+    pub first_status: Option<u16>,
+}
+
+/// A later deadline for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// When the lease lapses if it is not renewed again.
+    pub deadline: Timestamp,
+    /// When the record may be forgotten if its holder is not heard of again: a whole retention
+    /// after the deadline, so that an orphan is kept that long.
+    pub expires_at: Timestamp,
+}
+
+/// Knows which attempts are alive in this process. Its answer needs no clock, so a lease whose
+/// holder it knows has not lapsed, whatever its deadline says.
+#[derive(Clone, Copy)]
+pub struct Liveness<'a>(Option<&'a (dyn Fn(Owner) -> bool + Send + Sync)>);
+
+impl<'a> Liveness<'a> {
+    /// Knows of nobody.
+    pub const UNKNOWN: Self = Self(None);
+
+    /// Asks `is_alive`.
+    pub const fn new(is_alive: &'a (dyn Fn(Owner) -> bool + Send + Sync)) -> Self {
+        Self(Some(is_alive))
+    }
+
+    /// Says whether `owner` is known to be alive.
+    pub fn is_alive(self, owner: Owner) -> bool {
+        self.0.is_some_and(|is_alive| is_alive(owner))
+    }
+
+    /// Says whether a lease has lapsed at `now`, for someone whose clock may be `clock_skew`
+    /// ahead of its holder's, and who knows of the holders in this process.
+    pub fn has_lapsed(self, lease: &Lease, now: Timestamp, clock_skew: Duration) -> bool {
+        has_lapsed(lease, now, clock_skew) && !self.is_alive(lease.owner)
+    }
+}
+
+impl fmt::Debug for Liveness<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Liveness").finish_non_exhaustive()
+    }
 }
 
 /// What a store is asked to claim.
@@ -140,8 +290,10 @@ pub struct ClaimRequest<'a> {
     pub key: &'a RecordKey,
     /// The readable parts of the key, for a store that keeps them for operators.
     pub parts: &'a KeyParts<'a>,
-    /// The fingerprint of the request.
-    pub fingerprint: Fingerprint,
+    /// The identity of the request.
+    pub identity: Identity,
+    /// The same request by earlier recipes that are accepted, too.
+    pub accepted: &'a [Identity],
     /// Who claims. A claim that is made again with the same owner gets the same lease.
     pub owner: Owner,
     /// The claimer's wall time.
@@ -160,6 +312,8 @@ pub struct ClaimRequest<'a> {
     ///
     /// [`Claim::InProgress`]: crate::store::Claim::InProgress
     pub wants_waiter: bool,
+    /// Which attempts are alive in the claimer's process.
+    pub liveness: Liveness<'a>,
 }
 
 impl ClaimRequest<'_> {
@@ -167,7 +321,7 @@ impl ClaimRequest<'_> {
     pub fn lease(&self, token: FencingToken, attempt: u32, created_at: Timestamp) -> Lease {
         Lease {
             key: *self.key,
-            fingerprint: self.fingerprint,
+            identity: self.identity,
             owner: self.owner,
             token,
             attempt,
@@ -175,13 +329,41 @@ impl ClaimRequest<'_> {
             started_at: self.now,
             deadline: self.now.plus(self.lease),
             expires_at: self.now.plus(self.retention),
+            first_status: None,
         }
     }
+
+    /// Compares the identity that a record has with the claimer's.
+    fn compare(&self, recorded: &Identity) -> Comparison {
+        let of_recipe = |identity: &&Identity| identity.recipe == recorded.recipe;
+        let own = match of_recipe(&&self.identity) {
+            true => Some(&self.identity),
+            false => self.accepted.iter().find(of_recipe),
+        };
+        match own {
+            None => Comparison::UnknownRecipe,
+            Some(own) if own.caller != recorded.caller => Comparison::OtherCaller,
+            Some(own) if own.request != recorded.request => Comparison::OtherRequest,
+            Some(_) => Comparison::Same,
+        }
+    }
+
+    /// Says whether a record belongs to the claimer's request, by a recipe that the claimer knows.
+    pub fn is_for(&self, recorded: &Identity) -> bool {
+        matches!(self.compare(recorded), Comparison::Same)
+    }
+}
+
+/// How the identity of a record and that of a claimer compare.
+enum Comparison {
+    Same,
+    OtherCaller,
+    OtherRequest,
+    UnknownRecipe,
 }
 
 /// A record as a store holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Record {
     /// An attempt holds the key, or held it and left no outcome.
     InProgress(Lease),
@@ -192,8 +374,8 @@ pub enum Record {
 /// A completed record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// The fingerprint of the request that was answered.
-    pub fingerprint: Fingerprint,
+    /// The identity of the request that was answered.
+    pub identity: Identity,
     /// The answer, in a form that the store does not look into.
     pub payload: Bytes,
     /// When the key was first claimed.
@@ -209,8 +391,8 @@ pub enum Held<'a> {
     InProgress(&'a Lease),
     /// See [`Record::Completed`].
     Completed {
-        /// The fingerprint of the request that was answered.
-        fingerprint: Fingerprint,
+        /// The identity of the request that was answered.
+        identity: Identity,
         /// When the record may be forgotten.
         expires_at: Timestamp,
     },
@@ -228,7 +410,7 @@ impl<'a> From<&'a Record> for Held<'a> {
 impl From<&Completed> for Held<'_> {
     fn from(completed: &Completed) -> Self {
         Self::Completed {
-            fingerprint: completed.fingerprint,
+            identity: completed.identity,
             expires_at: completed.expires_at,
         }
     }
@@ -254,8 +436,16 @@ pub enum Decision {
     InProgress,
     /// The lease lapsed without an outcome, and the claimer may not take it over.
     Orphaned,
-    /// The key belongs to another request.
+    /// The key belongs to another caller.
+    CallerDiffers,
+    /// The key belongs to another request of the same caller.
     Reused,
+    /// The record's identity was made by a recipe that the claimer does not know, so nobody can
+    /// say whether it is the same request.
+    SettingsChanged {
+        /// The record's recipe.
+        recorded: RecipeId,
+    },
 }
 
 /// Decides what a claim gets, given the record that is there. Every store gives what this
@@ -264,54 +454,78 @@ pub enum Decision {
 /// * Nothing there, or a record past its expiry: the claimer gets the lease. A record in
 ///   progress is past its expiry only when its lease has lapsed too.
 /// * Its own lease: it keeps it.
-/// * Another fingerprint: [`Decision::Reused`], whatever the record's state.
+/// * Another caller: [`Decision::CallerDiffers`], whatever else is true of the record.
+/// * Another request: [`Decision::Reused`], whatever the record's state.
+/// * A recipe that the claimer does not know: a lease that is alive is in progress; otherwise
+///   [`Decision::SettingsChanged`].
 /// * Completed: the claimer gets the answer.
 /// * In progress: the lease is another's, or it has lapsed and is taken over where the claimer
-///   may.
+///   may. A lease whose holder is alive in the claimer's process has not lapsed, whatever the
+///   clocks say.
 pub fn decide(held: Option<Held<'_>>, request: &ClaimRequest<'_>) -> Decision {
-    let fresh = Decision::Acquire {
+    match held {
+        None => acquire_fresh(request),
+        Some(Held::Completed {
+            identity,
+            expires_at,
+        }) => decide_completed(&identity, expires_at, request),
+        Some(Held::InProgress(lease)) => decide_in_progress(lease, request),
+    }
+}
+
+fn acquire_fresh(request: &ClaimRequest<'_>) -> Decision {
+    Decision::Acquire {
         token: FencingToken(request.now.as_micros()),
         attempt: 1,
         created_at: request.now,
-    };
-    match held {
-        None => fresh,
-        Some(Held::Completed {
-            fingerprint,
-            expires_at,
-        }) => {
-            if expires_at <= request.now {
-                fresh
-            } else if fingerprint != request.fingerprint {
-                Decision::Reused
-            } else {
-                Decision::Replay
-            }
-        }
-        Some(Held::InProgress(lease)) => {
-            let lapsed = has_lapsed(lease, request.now, request.clock_skew);
-            if lease.owner == request.owner {
-                Decision::Own
-            } else if lapsed && lease.expires_at <= request.now {
-                Decision::Acquire {
-                    token: next_token(lease, request.now),
-                    attempt: 1,
-                    created_at: request.now,
-                }
-            } else if lease.fingerprint != request.fingerprint {
-                Decision::Reused
-            } else if !lapsed {
-                Decision::InProgress
-            } else if request.take_over {
-                Decision::Acquire {
-                    token: next_token(lease, request.now),
-                    attempt: lease.attempt.saturating_add(1),
-                    created_at: lease.created_at,
-                }
-            } else {
-                Decision::Orphaned
-            }
-        }
+    }
+}
+
+fn decide_completed(
+    identity: &Identity,
+    expires_at: Timestamp,
+    request: &ClaimRequest<'_>,
+) -> Decision {
+    if expires_at <= request.now {
+        return acquire_fresh(request);
+    }
+    match request.compare(identity) {
+        Comparison::OtherCaller => Decision::CallerDiffers,
+        Comparison::OtherRequest => Decision::Reused,
+        Comparison::UnknownRecipe => Decision::SettingsChanged {
+            recorded: identity.recipe,
+        },
+        Comparison::Same => Decision::Replay,
+    }
+}
+
+fn decide_in_progress(lease: &Lease, request: &ClaimRequest<'_>) -> Decision {
+    if lease.owner == request.owner {
+        return Decision::Own;
+    }
+    let lapsed = request
+        .liveness
+        .has_lapsed(lease, request.now, request.clock_skew);
+    if lapsed && lease.expires_at <= request.now {
+        return Decision::Acquire {
+            token: next_token(lease, request.now),
+            attempt: 1,
+            created_at: request.now,
+        };
+    }
+    match request.compare(&lease.identity) {
+        Comparison::OtherCaller => Decision::CallerDiffers,
+        Comparison::OtherRequest => Decision::Reused,
+        Comparison::Same | Comparison::UnknownRecipe if !lapsed => Decision::InProgress,
+        Comparison::UnknownRecipe => Decision::SettingsChanged {
+            recorded: lease.identity.recipe,
+        },
+        Comparison::Same if request.take_over => Decision::Acquire {
+            token: next_token(lease, request.now),
+            attempt: lease.attempt.saturating_add(1),
+            created_at: lease.created_at,
+        },
+        Comparison::Same => Decision::Orphaned,
     }
 }
 
@@ -322,10 +536,13 @@ pub fn is_owned_by(held: Option<Held<'_>>, lease: &Lease) -> bool {
     matches!(held, Some(Held::InProgress(held)) if held.owner == lease.owner)
 }
 
-/// The deadline of a lease after a renewal to `deadline`: the later one. A renewal that was
-/// delayed on its way, or repeated, must not take back what a later one was granted.
-pub fn renewed(held: &Lease, deadline: Timestamp) -> Timestamp {
-    held.deadline.max(deadline)
+/// Returns the times of a lease after a renewal: the later ones. A renewal that was delayed on its
+/// way, or repeated, must not take back what a later one was granted.
+pub fn renewed(held: &Lease, renewal: Renewal) -> Renewal {
+    Renewal {
+        deadline: held.deadline.max(renewal.deadline),
+        expires_at: held.expires_at.max(renewal.expires_at),
+    }
 }
 
 /// Whether a lease counts as lapsed at `now`, for someone whose clock may be `clock_skew` ahead
@@ -348,6 +565,11 @@ mod tests {
     const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
     const FIRST: Owner = Owner::from_bytes([1; 16]);
     const SECOND: Owner = Owner::from_bytes([2; 16]);
+    const IDENTITY: Identity = Identity {
+        caller: CallerDigest::from_bytes([5; 16]),
+        request: Fingerprint::from_bytes([9; 32]),
+        recipe: RecipeId::from_bytes(*b"recipe 1"),
+    };
 
     fn request(owner: Owner, now: Timestamp) -> ClaimRequest<'static> {
         const KEY: &RecordKey = &RecordKey::from_bytes([7; 32]);
@@ -361,7 +583,8 @@ mod tests {
         ClaimRequest {
             key: KEY,
             parts: PARTS,
-            fingerprint: Fingerprint::from_bytes([9; 32]),
+            identity: IDENTITY,
+            accepted: &[],
             owner,
             now,
             lease: LEASE,
@@ -369,6 +592,7 @@ mod tests {
             clock_skew: SKEW,
             take_over: true,
             wants_waiter: false,
+            liveness: Liveness::UNKNOWN,
         }
     }
 
@@ -376,11 +600,39 @@ mod tests {
         request(FIRST, START).lease(FencingToken(START.as_micros()), 1, START)
     }
 
-    fn other_fingerprint(request: ClaimRequest<'static>) -> ClaimRequest<'static> {
+    fn other_request(request: ClaimRequest<'static>) -> ClaimRequest<'static> {
         ClaimRequest {
-            fingerprint: Fingerprint::from_bytes([8; 32]),
+            identity: Identity {
+                request: Fingerprint::from_bytes([8; 32]),
+                ..IDENTITY
+            },
             ..request
         }
+    }
+
+    fn other_caller(request: ClaimRequest<'static>) -> ClaimRequest<'static> {
+        ClaimRequest {
+            identity: Identity {
+                caller: CallerDigest::from_bytes([8; 16]),
+                ..request.identity
+            },
+            ..request
+        }
+    }
+
+    fn other_recipe(request: ClaimRequest<'static>) -> ClaimRequest<'static> {
+        ClaimRequest {
+            identity: Identity {
+                caller: CallerDigest::from_bytes([6; 16]),
+                request: Fingerprint::from_bytes([7; 32]),
+                recipe: RecipeId::from_bytes(*b"recipe 2"),
+            },
+            ..request
+        }
+    }
+
+    fn lapsed_at() -> Timestamp {
+        START.plus(LEASE).plus(SKEW).plus(Duration::from_micros(1))
     }
 
     #[test]
@@ -404,7 +656,7 @@ mod tests {
             assert_eq!(decide(held, &request(SECOND, now)), Decision::InProgress);
             assert_eq!(decide(held, &request(FIRST, now)), Decision::Own);
             assert_eq!(
-                decide(held, &other_fingerprint(request(SECOND, now))),
+                decide(held, &other_request(request(SECOND, now))),
                 Decision::Reused
             );
         }
@@ -429,8 +681,99 @@ mod tests {
         };
         assert_eq!(decide(held, &stays), Decision::Orphaned);
         assert_eq!(
-            decide(held, &other_fingerprint(request(SECOND, now))),
+            decide(held, &other_request(request(SECOND, now))),
             Decision::Reused
+        );
+    }
+
+    #[test]
+    fn another_caller_learns_nothing_else() {
+        let lease = held();
+        let completed = Held::Completed {
+            identity: IDENTITY,
+            expires_at: START.plus(RETENTION),
+        };
+        for held in [Held::InProgress(&lease), completed] {
+            for now in [START, lapsed_at()] {
+                for guess in [other_request(request(SECOND, now)), request(SECOND, now)] {
+                    let decision = decide(Some(held), &other_caller(guess));
+                    assert_eq!(decision, Decision::CallerDiffers);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_recipe_is_in_progress_or_not_compared() {
+        let lease = held();
+        let held = Some(Held::InProgress(&lease));
+        let changed = Decision::SettingsChanged {
+            recorded: IDENTITY.recipe,
+        };
+        let live = other_recipe(request(SECOND, START));
+        assert_eq!(decide(held, &live), Decision::InProgress);
+        let lapsed = other_recipe(request(SECOND, lapsed_at()));
+        assert_eq!(decide(held, &lapsed), changed);
+        let completed = Held::Completed {
+            identity: IDENTITY,
+            expires_at: START.plus(RETENTION),
+        };
+        assert_eq!(decide(Some(completed), &lapsed), changed);
+    }
+
+    #[test]
+    fn a_record_is_compared_by_the_accepted_recipe_that_made_it() {
+        const OTHER: Identity = Identity {
+            request: Fingerprint::from_bytes([8; 32]),
+            ..IDENTITY
+        };
+        let completed = Some(Held::Completed {
+            identity: IDENTITY,
+            expires_at: START.plus(RETENTION),
+        });
+        let accepting = |accepted: &'static [Identity]| ClaimRequest {
+            accepted,
+            ..other_recipe(request(SECOND, START))
+        };
+        assert_eq!(decide(completed, &accepting(&[IDENTITY])), Decision::Replay);
+        assert_eq!(decide(completed, &accepting(&[OTHER])), Decision::Reused);
+        let lease = held();
+        let next = decide(
+            Some(Held::InProgress(&lease)),
+            &ClaimRequest {
+                now: lapsed_at(),
+                ..accepting(&[IDENTITY])
+            },
+        );
+        assert!(matches!(next, Decision::Acquire { attempt: 2, .. }));
+    }
+
+    #[test]
+    fn a_holder_that_is_alive_in_this_process_keeps_its_lease_at_any_time() {
+        let lease = held();
+        let held = Some(Held::InProgress(&lease));
+        for now in [lapsed_at(), START.plus(RETENTION * 2)] {
+            let request = ClaimRequest {
+                liveness: Liveness::new(&|owner| owner == FIRST),
+                ..request(SECOND, now)
+            };
+            assert_eq!(decide(held, &request), Decision::InProgress);
+            let other = ClaimRequest {
+                liveness: Liveness::new(&|owner| owner == SECOND),
+                ..request
+            };
+            assert!(matches!(decide(held, &other), Decision::Acquire { .. }));
+        }
+    }
+
+    #[test]
+    fn an_identity_survives_its_byte_form() {
+        let bytes = IDENTITY.to_bytes();
+        assert_eq!(Identity::from_bytes(&bytes), Some(IDENTITY));
+        assert_eq!(Identity::from_bytes(&bytes[1..]), None);
+        assert_eq!(
+            Identity::from_bytes(&[bytes.as_slice(), &[0]].concat()),
+            None
         );
     }
 
@@ -478,7 +821,7 @@ mod tests {
         assert!(!is_owned_by(Some(Held::InProgress(&lease)), &stranger));
         assert!(!is_owned_by(None, &lease));
         let completed = Held::Completed {
-            fingerprint: lease.fingerprint,
+            identity: lease.identity,
             expires_at: lease.expires_at,
         };
         assert!(!is_owned_by(Some(completed), &lease));
@@ -487,10 +830,17 @@ mod tests {
     #[test]
     fn a_renewal_that_comes_late_shortens_nothing() {
         let lease = held();
-        let earlier = Timestamp::from_micros(lease.deadline.as_micros() - 1);
-        let later = Timestamp::from_micros(lease.deadline.as_micros() + 1);
-        assert_eq!(renewed(&lease, earlier), lease.deadline);
-        assert_eq!(renewed(&lease, later), later);
+        let moved = |micros: i64| {
+            let moved = |time: Timestamp| {
+                Timestamp::from_micros(time.as_micros().saturating_add_signed(micros))
+            };
+            Renewal {
+                deadline: moved(lease.deadline),
+                expires_at: moved(lease.expires_at),
+            }
+        };
+        assert_eq!(renewed(&lease, moved(-1)), moved(0));
+        assert_eq!(renewed(&lease, moved(1)), moved(1));
     }
 
     #[test]
@@ -499,7 +849,7 @@ mod tests {
         let now = START.plus(RETENTION);
         let stays = ClaimRequest {
             take_over: false,
-            ..other_fingerprint(request(SECOND, now))
+            ..other_request(request(SECOND, now))
         };
         let decision = decide(Some(Held::InProgress(&lease)), &stays);
         assert!(
@@ -529,13 +879,13 @@ mod tests {
     #[test]
     fn a_completed_record_answers_until_it_expires() {
         let held = Some(Held::Completed {
-            fingerprint: Fingerprint::from_bytes([9; 32]),
+            identity: IDENTITY,
             expires_at: START.plus(RETENTION),
         });
         let last = Timestamp::from_micros(START.plus(RETENTION).as_micros() - 1);
         assert_eq!(decide(held, &request(SECOND, last)), Decision::Replay);
         assert_eq!(
-            decide(held, &other_fingerprint(request(SECOND, last))),
+            decide(held, &other_request(request(SECOND, last))),
             Decision::Reused
         );
         assert!(matches!(

@@ -10,10 +10,12 @@ use super::runs::{Entered, Permit};
 use super::{Attempt, Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
-use crate::record::{ClaimRequest, Completed, Lease, Owner, Record, has_lapsed, random_u64};
+use crate::record::{
+    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, decide,
+    has_lapsed, random_u64,
+};
 use crate::response::Answer;
 use crate::store::{Claim, Completion, Fenced, Store, Waiter};
 
@@ -26,19 +28,22 @@ const BREATH: Duration = Duration::from_millis(1);
 /// Who wants to run.
 pub(crate) struct Claimant {
     pub(crate) key: IdempotencyKey,
-    fingerprint: Fingerprint,
+    identity: Identity,
+    accepted: Vec<Identity>,
     pub(super) owner: Owner,
 }
 
 impl Claimant {
     pub(crate) fn new(
         key: IdempotencyKey,
-        fingerprint: Fingerprint,
+        identity: Identity,
+        accepted: Vec<Identity>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         Ok(Self {
             key,
-            fingerprint,
+            identity,
+            accepted,
             owner: Owner::new(now)?,
         })
     }
@@ -71,8 +76,7 @@ enum Claimed {
 
 /// Another attempt at the key.
 struct InFlight {
-    started_at: Timestamp,
-    deadline: Timestamp,
+    lease: Lease,
     waiter: Option<Waiter>,
 }
 
@@ -80,8 +84,8 @@ impl InFlight {
     /// As long again as the run has taken so far, at least 1 s, at most what is left of the
     /// lease.
     fn conflict(&self, now: Timestamp) -> Conflict {
-        let so_far = now.since(self.started_at);
-        let left = self.deadline.since(now);
+        let so_far = now.since(self.lease.started_at);
+        let left = self.lease.deadline.since(now);
         Conflict::InProgress {
             retry_after: so_far.min(left).max(Duration::from_secs(1)),
         }
@@ -95,7 +99,8 @@ impl<St: Store> Executor<St> {
         &self,
         parts: &KeyParts<'_>,
         key: &RecordKey,
-        fingerprint: Fingerprint,
+        identity: Identity,
+        accepted: &[Identity],
     ) -> Option<Begun> {
         let now = self.now();
         let entered = self.enter().ok()?;
@@ -103,7 +108,10 @@ impl<St: Store> Executor<St> {
             Ok(owner) => owner,
             Err(error) => return Some(Begun::Refused(Conflict::Store(error))),
         };
-        let request = self.request(parts, key, fingerprint, owner, now, false);
+        let request = ClaimRequest {
+            owner,
+            ..self.request(parts, key, identity, accepted, now)
+        };
         let claim = self.shared.store.try_claim(&request)?;
         match classify(claim, &request, entered) {
             Claimed::Begun(begun) => Some(begun),
@@ -178,13 +186,14 @@ impl<St: Store> Executor<St> {
         match self.ask(reconcile, key, &held.lease).await {
             Reconciled::NotExecuted => Begun::Held(held),
             Reconciled::Unknown => {
+                let first_seen = held.lease.created_at;
                 self.undo(held).await;
-                Begun::Refused(Conflict::OutcomeUnknownYet)
+                Begun::Refused(Conflict::OutcomeUnknownYet { first_seen })
             }
             Reconciled::Completed(answer) => {
                 let completion = self.completion(answer.encode(), None);
                 let completed = Completed {
-                    fingerprint: held.lease.fingerprint,
+                    identity: held.lease.identity,
                     payload: completion.payload.clone(),
                     created_at: held.lease.created_at,
                     expires_at: completion.expires_at,
@@ -195,7 +204,7 @@ impl<St: Store> Executor<St> {
                 {
                     Ok(Fenced::Applied) => Begun::Completed(completed),
                     Ok(Fenced::LeaseLost(Some(recorded)))
-                        if recorded.fingerprint == held.lease.fingerprint =>
+                        if recorded.identity == held.lease.identity =>
                     {
                         Begun::Completed(recorded)
                     }
@@ -225,7 +234,7 @@ impl<St: Store> Executor<St> {
         let _beating = self.shared.heart.keep(lease, settings.lease, None);
         let orphaned = Orphaned {
             key: key.clone(),
-            fingerprint: lease.fingerprint,
+            fingerprint: lease.identity.request,
             token: lease.token,
             created_at: lease.created_at,
         };
@@ -267,27 +276,42 @@ impl<St: Store> Executor<St> {
         self.shared.runs.enter(self.shared.settings.max_runs)
     }
 
+    /// The claim of nobody in particular: whoever makes it puts its owner in.
     fn request<'a>(
         &self,
         parts: &'a KeyParts<'a>,
         key: &'a RecordKey,
-        fingerprint: Fingerprint,
-        owner: Owner,
+        identity: Identity,
+        accepted: &'a [Identity],
         now: Timestamp,
-        wants_waiter: bool,
     ) -> ClaimRequest<'a> {
         let settings = &self.shared.settings;
         ClaimRequest {
             key,
             parts,
-            fingerprint,
-            owner,
+            identity,
+            accepted,
+            owner: Owner::from_bytes([0; 16]),
             now,
             lease: settings.lease,
             retention: settings.retention,
             clock_skew: settings.clock_skew,
             take_over: !matches!(settings.orphan, Orphan::Hold),
-            wants_waiter,
+            wants_waiter: false,
+            liveness: Liveness::UNKNOWN,
+        }
+    }
+
+    fn request_of<'a>(
+        &self,
+        claimant: &'a Claimant,
+        parts: &'a KeyParts<'a>,
+        now: Timestamp,
+    ) -> ClaimRequest<'a> {
+        let key = claimant.key.record_key();
+        ClaimRequest {
+            owner: claimant.owner,
+            ..self.request(parts, key, claimant.identity, &claimant.accepted, now)
         }
     }
 
@@ -298,16 +322,9 @@ impl<St: Store> Executor<St> {
         wants_waiter: bool,
     ) -> Claimed {
         let parts = claimant.key.parts();
-        let request = || {
-            let now = self.now();
-            self.request(
-                &parts,
-                claimant.key.record_key(),
-                claimant.fingerprint,
-                claimant.owner,
-                now,
-                wants_waiter,
-            )
+        let request = || ClaimRequest {
+            wants_waiter,
+            ..self.request_of(claimant, &parts, self.now())
         };
         let store = &self.shared.store;
         let first = request();
@@ -328,37 +345,38 @@ impl<St: Store> Executor<St> {
     async fn look(&self, claimant: &Claimant, conflict: Conflict) -> Claimed {
         let now = self.now();
         let key = claimant.key.record_key();
-        let begun = match self.bounded(self.shared.store.get(key, now)).await {
-            Ok(Some(Record::Completed(completed))) => {
-                if completed.fingerprint == claimant.fingerprint {
-                    Begun::Completed(completed)
-                } else {
-                    Begun::Refused(Conflict::Reused)
-                }
+        let record = match self.bounded(self.shared.store.get(key, now)).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Claimed::Begun(Begun::Refused(conflict)),
+            Err(error) => return Claimed::Begun(Begun::Refused(Conflict::Store(error))),
+        };
+        let parts = claimant.key.parts();
+        let request = ClaimRequest {
+            take_over: false,
+            ..self.request_of(claimant, &parts, now)
+        };
+        let begun = match (decide(Some((&record).into()), &request), record) {
+            (Decision::Replay, Record::Completed(completed)) => Begun::Completed(completed),
+            (Decision::InProgress | Decision::Own, Record::InProgress(lease)) => {
+                return Claimed::InProgress(InFlight {
+                    lease,
+                    waiter: None,
+                });
             }
-            Ok(Some(Record::InProgress(lease))) if lease.fingerprint != claimant.fingerprint => {
-                Begun::Refused(Conflict::Reused)
-            }
-            Ok(Some(Record::InProgress(lease))) => {
-                if has_lapsed(&lease, now, self.shared.settings.clock_skew) {
-                    Begun::Refused(conflict)
-                } else {
-                    return Claimed::InProgress(InFlight {
-                        started_at: lease.started_at,
-                        deadline: lease.deadline,
-                        waiter: None,
-                    });
-                }
-            }
-            Ok(None) => Begun::Refused(conflict),
-            Err(error) => Begun::Refused(Conflict::Store(error)),
+            (Decision::CallerDiffers, _) => Begun::Refused(Conflict::CallerDiffers),
+            (Decision::Reused, _) => Begun::Refused(Conflict::Reused),
+            (Decision::SettingsChanged { .. }, _) => Begun::Refused(Conflict::SettingsChanged),
+            _ => Begun::Refused(conflict),
         };
         Claimed::Begun(begun)
     }
 
     /// Waits until the run in flight has ended, its lease has lapsed, or `patience` is over.
     async fn wait_for(&self, in_flight: InFlight, claimant: &Claimant, patience: Instant) {
-        let lapses_at = in_flight.deadline.plus(self.shared.settings.clock_skew);
+        let lapses_at = in_flight
+            .lease
+            .deadline
+            .plus(self.shared.settings.clock_skew);
         let left_of_lease = lapses_at.since(self.now());
         let until = patience.min(after(left_of_lease + Duration::from_millis(1)));
         match in_flight.waiter {
@@ -412,23 +430,29 @@ fn classify(
             lease,
             permit: entered.hold(),
         }),
-        Ok(Claim::Completed(completed)) if completed.fingerprint != request.fingerprint => {
-            Begun::Refused(Conflict::Reused)
+        Ok(Claim::Completed(completed)) if !request.is_for(&completed.identity) => {
+            Begun::Refused(Conflict::CallerDiffers)
         }
         Ok(Claim::Completed(completed)) => Begun::Completed(completed),
-        Ok(Claim::InProgress {
-            started_at,
-            deadline,
-            waiter,
-        }) => {
-            return Claimed::InProgress(InFlight {
-                started_at,
-                deadline,
-                waiter,
-            });
+        Ok(Claim::InProgress { lease, waiter }) => {
+            return Claimed::InProgress(InFlight { lease, waiter });
         }
-        Ok(Claim::Orphaned) => Begun::Refused(Conflict::OutcomeUnknown),
+        Ok(Claim::Orphaned {
+            created_at,
+            first_status,
+        }) => Begun::Refused(Conflict::OutcomeUnknown {
+            first_seen: created_at,
+            first_status,
+        }),
+        Ok(Claim::CallerDiffers) => Begun::Refused(Conflict::CallerDiffers),
         Ok(Claim::Reused) => Begun::Refused(Conflict::Reused),
+        Ok(Claim::SettingsChanged { recorded }) => {
+            warn!(
+                record = %request.key, %recorded, own = %request.identity.recipe,
+                "a record was made by a recipe that is not known here"
+            );
+            Begun::Refused(Conflict::SettingsChanged)
+        }
         Err(error) => {
             warn!(%error, kind = ?error.kind(), "the store did not take a claim");
             Begun::Refused(Conflict::Store(error))
@@ -438,9 +462,7 @@ fn classify(
 }
 
 fn is_for(lease: &Lease, request: &ClaimRequest<'_>) -> bool {
-    lease.key == *request.key
-        && lease.owner == request.owner
-        && lease.fingerprint == request.fingerprint
+    lease.key == *request.key && lease.owner == request.owner && lease.identity == request.identity
 }
 
 /// `pause`, half of it left to chance.

@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, warn};
 
 use super::begin::{Held, jittered};
-use super::give_back::undoing;
 use super::heart::Beating;
 use super::run::Panic;
 use super::{Conflict, Executor, after};
@@ -202,7 +201,7 @@ impl<St: Store> Executor<St> {
             End::Release => Write::Release(Release::Free),
             End::Unknown => match &self.shared.settings.orphan {
                 Orphan::Retake => Write::Release(Release::Free),
-                Orphan::Hold => Write::Release(Release::Orphan),
+                Orphan::Hold => Write::Release(self.as_orphan()),
                 Orphan::Reconcile(_) => return None,
             },
         })
@@ -217,7 +216,15 @@ impl<St: Store> Executor<St> {
         match reconciled {
             Reconciled::Completed(answer) => self.record(answer.into(), None),
             Reconciled::NotExecuted => Write::Release(Release::Free),
-            Reconciled::Unknown => Write::Release(Release::Orphan),
+            Reconciled::Unknown => Write::Release(self.as_orphan()),
+        }
+    }
+
+    /// How an attempt ends whose outcome nobody knows: its retention counts from here.
+    pub(super) fn as_orphan(&self) -> Release {
+        Release::Orphan {
+            expires_at: self.now().plus(self.shared.settings.retention),
+            first_status: None,
         }
     }
 
@@ -227,7 +234,7 @@ impl<St: Store> Executor<St> {
 
     /// Gives a key back whose work was not begun.
     pub(super) async fn undo(&self, held: Held) {
-        let release = Write::Release(undoing(&held.lease));
+        let release = Write::Release(self.undoing(&held.lease));
         self.end(held, release, None).await;
     }
 
@@ -280,14 +287,14 @@ impl<St: Store> Executor<St> {
             (Ok(Fenced::Applied), Write::Release(Release::Free)) => {
                 Ended::As(Recorded::Released, None)
             }
-            (Ok(Fenced::Applied), Write::Release(Release::Orphan)) => {
-                Ended::As(Recorded::Unknown, Some(lease.expires_at))
+            (Ok(Fenced::Applied), Write::Release(Release::Orphan { expires_at, .. })) => {
+                Ended::As(Recorded::Unknown, Some(*expires_at))
             }
             (Ok(Fenced::LeaseLost(completed)), _) => {
                 self.shared.runs.lease_lost();
                 warn!(record = %lease.key, "a run ended after it had lost its lease");
                 match completed {
-                    Some(completed) if completed.fingerprint == lease.fingerprint => {
+                    Some(completed) if completed.identity == lease.identity => {
                         Ended::Superseded(completed)
                     }
                     _ => Ended::As(Recorded::LeaseLost, None),

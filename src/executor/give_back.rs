@@ -56,7 +56,10 @@ impl<St: Store> Executor<St> {
             Ok(_) => return true,
             Err(_) => return false,
         };
-        match self.bounded(store.release(&lease, undoing(&lease))).await {
+        match self
+            .bounded(store.release(&lease, self.undoing(&lease)))
+            .await
+        {
             Ok(_) => true,
             Err(error) => {
                 warn!(record = %key, %error, "a key was not given back; trying again");
@@ -64,13 +67,13 @@ impl<St: Store> Executor<St> {
             }
         }
     }
-}
 
-/// How a key is given back whose work was not begun. What an attempt before may have left behind
-/// stays as it was.
-pub(super) const fn undoing(lease: &Lease) -> Release {
-    match lease.attempt {
-        1 => Release::Free,
-        _ => Release::Orphan,
+    /// How a key is given back whose work was not begun. What an attempt before may have left
+    /// behind stays as it was.
+    pub(super) fn undoing(&self, lease: &Lease) -> Release {
+        match lease.attempt {
+            1 => Release::Free,
+            _ => self.as_orphan(),
+        }
     }
 }

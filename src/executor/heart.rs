@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::after;
 use crate::clock::Clock;
-use crate::record::{Lease, Owner};
+use crate::record::{Lease, Owner, Renewal};
 use crate::store::{Fenced, Store};
 
 /// A lease is renewed when a third of it has passed, so that two renewals may fail.
@@ -134,9 +134,14 @@ impl<St: Store> Heart<St> {
 
     async fn renew(self: Arc<Self>, lease: Lease, duration: Duration) {
         let deadline = self.clock.now().plus(duration);
+        let renewal = Renewal {
+            deadline,
+            // As long after the deadline as it was at first.
+            expires_at: deadline.plus(lease.expires_at.since(lease.deadline)),
+        };
         let renewed = timeout(
             duration / BEATS_PER_LEASE,
-            self.store.renew(&lease, deadline),
+            self.store.renew(&lease, renewal),
         );
         match renewed.await {
             Ok(Ok(Fenced::Applied)) => {}

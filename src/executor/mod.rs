@@ -37,6 +37,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::IdempotencyKey;
 use crate::policy::Orphan;
+use crate::record::Identity;
 use crate::response::Answer;
 use crate::store::Store;
 
@@ -281,8 +282,13 @@ impl<St: Store> Executor<St> {
         F: FnOnce(Attempt) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let claimant =
-            Claimant::new(key.clone(), fingerprint, self.now()).map_err(RunError::Store)?;
+        let claimant = Claimant::new(
+            key.clone(),
+            Identity::of_work(fingerprint),
+            Vec::new(),
+            self.now(),
+        )
+        .map_err(RunError::Store)?;
         let stage = Arc::new(Stage::default());
         let executor = self.clone();
         let run = Detached::new(self.runs(), Some(Arc::clone(&stage)), async move {

@@ -24,7 +24,7 @@ impl Attempt {
     pub(super) fn new(key: IdempotencyKey, lease: &Lease) -> Self {
         Self {
             key,
-            fingerprint: lease.fingerprint,
+            fingerprint: lease.identity.request,
             token: lease.token,
             number: lease.attempt,
             created_at: lease.created_at,
@@ -140,8 +140,12 @@ impl<E> From<Conflict> for RunError<E> {
     fn from(conflict: Conflict) -> Self {
         match conflict {
             Conflict::InProgress { retry_after } => Self::InProgress { retry_after },
-            Conflict::OutcomeUnknown | Conflict::OutcomeUnknownYet => Self::OutcomeUnknown,
-            Conflict::Reused => Self::KeyReused,
+            Conflict::OutcomeUnknown { .. } | Conflict::OutcomeUnknownYet { .. } => {
+                Self::OutcomeUnknown
+            }
+            Conflict::Reused | Conflict::CallerDiffers | Conflict::SettingsChanged => {
+                Self::KeyReused
+            }
             Conflict::LeaseLost => Self::LeaseLost,
             Conflict::NotRecorded => Self::NotRecorded,
             Conflict::TooManyRuns => Self::TooManyRuns,
@@ -159,10 +163,19 @@ pub(crate) enum Conflict {
         retry_after: Duration,
     },
     /// For good, or until an operator sees to it.
-    OutcomeUnknown,
+    OutcomeUnknown {
+        first_seen: Timestamp,
+        first_status: Option<u16>,
+    },
     /// The next request asks again.
-    OutcomeUnknownYet,
+    OutcomeUnknownYet {
+        first_seen: Timestamp,
+    },
+    /// The key belongs to another caller.
+    CallerDiffers,
     Reused,
+    /// The record was made by a recipe that is not known here.
+    SettingsChanged,
     /// The work was done; another run has the say about its outcome.
     LeaseLost,
     /// The work was done; its answer is withheld until the store has it.

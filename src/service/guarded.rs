@@ -14,6 +14,7 @@ use crate::body::{Collector, FromBuffered, Rest, Stop};
 use crate::executor::{Begun, Claimant, Conflict, Detached, Held, Stage};
 use crate::key::IdempotencyKey;
 use crate::problem::{BoxError, Refusal, RefusalReason};
+use crate::record::Identity;
 use crate::request::Look;
 use crate::settings::Shared;
 use crate::store::Store;
@@ -110,9 +111,9 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         };
         let parts = identified.parts();
         let record_key = parts.record_key();
-        let fingerprint = identified.fingerprint;
+        let identity = Identity::of_work(identified.fingerprint);
         Ok(Decided::Goes(
-            match executor.begin_now(&parts, &record_key, fingerprint) {
+            match executor.begin_now(&parts, &record_key, identity, &[]) {
                 Some(Begun::Completed(completed)) => {
                     return Ok(Decided::Answered(self.shared.replay(&completed)));
                 }
@@ -131,7 +132,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                 Some(Begun::Refused(conflict)) => return Err(conflict.into()),
                 None => {
                     let key = identified.to_key(record_key);
-                    Goes::Claiming(Claimant::new(key, fingerprint, executor.now())?)
+                    Goes::Claiming(Claimant::new(key, identity, Vec::new(), executor.now())?)
                 }
             },
         ))

@@ -20,8 +20,8 @@ use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
 use crate::record::{
-    ClaimRequest, Completed, Decision, Held, Lease, Record, decide, has_lapsed, is_owned_by,
-    renewed,
+    ClaimRequest, Completed, Decision, Held, Lease, Record, Renewal, decide, has_lapsed,
+    is_owned_by, renewed,
 };
 
 /// For each thread that can run at once: enough that two of them seldom want the same shard, and
@@ -193,7 +193,7 @@ impl MemoryStore {
             None => {
                 let completed = self.answer_of(&lease.key, &table);
                 Fenced::LeaseLost(
-                    completed.filter(|completed| completed.fingerprint == lease.fingerprint),
+                    completed.filter(|completed| completed.identity == lease.identity),
                 )
             }
         }
@@ -202,7 +202,7 @@ impl MemoryStore {
     fn complete_now(&self, lease: &Lease, completion: &Completion) -> Fenced {
         let fenced = self.fenced(lease, |table| {
             let completed = Completed {
-                fingerprint: lease.fingerprint,
+                identity: lease.identity,
                 payload: completion.payload.clone(),
                 created_at: lease.created_at,
                 expires_at: completion.expires_at,
@@ -261,7 +261,9 @@ fn end(table: &mut Table, key: &RecordKey) -> u64 {
 fn answer(completed: &Completed, request: &ClaimRequest<'_>) -> Option<Claim> {
     match decide(Some(completed.into()), request) {
         Decision::Replay => Some(Claim::Completed(completed.clone())),
+        Decision::CallerDiffers => Some(Claim::CallerDiffers),
         Decision::Reused => Some(Claim::Reused),
+        Decision::SettingsChanged { recorded } => Some(Claim::SettingsChanged { recorded }),
         _ => None,
     }
 }
@@ -297,10 +299,15 @@ impl Store for MemoryStore {
         self.claim_now(request)
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |table| {
             if let Some(record) = table.in_progress.get_mut(&lease.key) {
-                record.lease.deadline = renewed(&record.lease, deadline);
+                let Renewal {
+                    deadline,
+                    expires_at,
+                } = renewed(&record.lease, renewal);
+                record.lease.deadline = deadline;
+                record.lease.expires_at = expires_at;
             }
         }))
     }
@@ -320,9 +327,14 @@ impl Store for MemoryStore {
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
         Ok(self.fenced(lease, |table| match release {
             Release::Free => self.inner.reweigh(0, end(table, &lease.key)),
-            Release::Orphan => {
+            Release::Orphan {
+                expires_at,
+                first_status,
+            } => {
                 if let Some(record) = table.in_progress.get_mut(&lease.key) {
                     record.lease.deadline = Timestamp::EPOCH;
+                    record.lease.expires_at = expires_at;
+                    record.lease.first_status = first_status;
                     record.wake();
                 }
             }

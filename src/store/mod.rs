@@ -31,7 +31,7 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Completed, Lease, Record};
+use crate::record::{ClaimRequest, Completed, Lease, RecipeId, Record, Renewal};
 
 #[cfg(feature = "dynamodb")]
 pub use self::dynamodb::{Attribute, DynamoDbStore, TableError};
@@ -76,12 +76,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         request: &ClaimRequest<'_>,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Moves the deadline of a lease, and never back: a renewal that is overtaken by a later one on
-    /// its way, or delivered twice, is [`Fenced::Applied`] and takes nothing from the lease.
+    /// Moves the deadline of a lease and the expiry of its record, and never back: a renewal that
+    /// is overtaken by a later one on its way, or delivered twice, is [`Fenced::Applied`] and takes
+    /// nothing from the lease.
     fn renew(
         &self,
         lease: &Lease,
-        deadline: Timestamp,
+        renewal: Renewal,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send;
 
     /// Records the answer of an attempt, until `completion.expires_at`.
@@ -134,7 +135,6 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
 /// What a claim gives.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Claim {
     /// The claimer holds the key now.
     Acquired(Lease),
@@ -142,24 +142,43 @@ pub enum Claim {
     Completed(Completed),
     /// Another attempt holds the key.
     InProgress {
-        /// When that attempt began.
-        started_at: Timestamp,
-        /// When its lease lapses, clock skew not counted.
-        deadline: Timestamp,
+        /// The lease of that attempt.
+        lease: Lease,
         /// Resolves when the attempt ends, if it runs in this process and the claimer
         /// [wants to wait](ClaimRequest::wants_waiter).
         waiter: Option<Waiter>,
     },
     /// An attempt lost its lease, its outcome is not known, and the claimer may not
     /// [take over](ClaimRequest::take_over).
-    Orphaned,
-    /// The key belongs to a request with another fingerprint.
+    Orphaned {
+        /// When the key was first claimed.
+        created_at: Timestamp,
+        /// See [`Lease::first_status`].
+        first_status: Option<u16>,
+    },
+    /// The key belongs to another caller.
+    CallerDiffers,
+    /// The key belongs to another request of the same caller.
     Reused,
+    /// The record was made by a recipe that the claimer does not know.
+    SettingsChanged {
+        /// The record's recipe.
+        recorded: RecipeId,
+    },
+}
+
+impl Claim {
+    /// Returns what a claim that met an orphan gives.
+    pub fn orphaned(lease: &Lease) -> Self {
+        Self::Orphaned {
+            created_at: lease.created_at,
+            first_status: lease.first_status,
+        }
+    }
 }
 
 /// Whether a fenced write was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Fenced {
     /// It was, by this call or by an earlier one that this call repeats.
     Applied,
@@ -184,13 +203,18 @@ pub struct Completion {
 
 /// How an attempt ends that has no answer to record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Release {
     /// The work was not carried out: the record goes, and the next request runs.
     Free,
     /// Nobody knows whether the work was carried out: the record stays until it expires, as an
     /// orphan with the deadline [`Timestamp::EPOCH`].
-    Orphan,
+    Orphan {
+        /// When the record may be forgotten.
+        expires_at: Timestamp,
+        /// The HTTP status that the attempt ended with, if it ended with one; see
+        /// [`Lease::first_status`].
+        first_status: Option<u16>,
+    },
 }
 
 /// Resolves when an attempt in this process has ended, one way or another.

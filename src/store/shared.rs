@@ -9,7 +9,7 @@ use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Lease, Record};
+use crate::record::{ClaimRequest, Lease, Record, Renewal};
 
 /// Any [`Store`], for those who choose at run time. Clones share the store. Each call that does
 /// not end at once costs one allocation more than the store's own.
@@ -48,8 +48,8 @@ impl Store for SharedStore {
         self.0.claim(request).await
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        self.0.renew(lease, deadline).await
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+        self.0.renew(lease, renewal).await
     }
 
     fn try_complete(
@@ -93,9 +93,9 @@ impl<St: Store> Store for Arc<St> {
     fn renew(
         &self,
         lease: &Lease,
-        deadline: Timestamp,
+        renewal: Renewal,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
-        (**self).renew(lease, deadline)
+        (**self).renew(lease, renewal)
     }
 
     fn try_complete(
@@ -141,7 +141,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 trait ErasedStore: fmt::Debug + Send + Sync + 'static {
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>>;
     fn claim<'a>(&'a self, request: &'a ClaimRequest<'a>) -> BoxFuture<'a, Claim>;
-    fn renew<'a>(&'a self, lease: &'a Lease, deadline: Timestamp) -> BoxFuture<'a, Fenced>;
+    fn renew<'a>(&'a self, lease: &'a Lease, renewal: Renewal) -> BoxFuture<'a, Fenced>;
     fn try_complete(
         &self,
         lease: &Lease,
@@ -166,8 +166,8 @@ impl<St: Store> ErasedStore for St {
         Box::pin(Store::claim(self, request))
     }
 
-    fn renew<'a>(&'a self, lease: &'a Lease, deadline: Timestamp) -> BoxFuture<'a, Fenced> {
-        Box::pin(Store::renew(self, lease, deadline))
+    fn renew<'a>(&'a self, lease: &'a Lease, renewal: Renewal) -> BoxFuture<'a, Fenced> {
+        Box::pin(Store::renew(self, lease, renewal))
     }
 
     fn try_complete(

@@ -18,7 +18,7 @@ use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Completed, Decision, Lease, Record, decide};
+use crate::record::{ClaimRequest, Completed, Decision, Lease, Record, Renewal, decide};
 
 /// Two stores as one: `near`, in this process or close to it, spares calls to `far`, which alone
 /// decides.
@@ -118,7 +118,9 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
             expires_at: until,
             is_given_unrecorded: true,
         };
+        // The answer keeps the identity that it was recorded with: another recipe's, perhaps.
         let held = Lease {
+            identity: completed.identity,
             created_at: completed.created_at,
             ..held.clone()
         };
@@ -144,15 +146,22 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
             (Decision::Replay, Record::Completed(near)) => {
                 unwrapped(&near).map(|completed| Ok(Claim::Completed(completed)))
             }
+            (Decision::CallerDiffers, _) if self.being_asked(request.key).is_none() => {
+                Some(Ok(Claim::CallerDiffers))
+            }
             (Decision::Reused, _) if self.being_asked(request.key).is_none() => {
                 Some(Ok(Claim::Reused))
+            }
+            (Decision::SettingsChanged { recorded }, _)
+                if self.being_asked(request.key).is_none() =>
+            {
+                Some(Ok(Claim::SettingsChanged { recorded }))
             }
             (Decision::InProgress, Record::InProgress(lease))
                 if !request.wants_waiter && self.being_asked(request.key).is_none() =>
             {
                 Some(Ok(Claim::InProgress {
-                    started_at: lease.started_at,
-                    deadline: lease.deadline,
+                    lease,
                     waiter: None,
                 }))
             }
@@ -176,7 +185,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
                     Some(completed) => return Ok(Claim::Completed(completed)),
                     None => return self.far.claim(request).await,
                 },
-                Ok(Claim::Orphaned) => return self.far.claim(request).await,
+                Ok(Claim::Orphaned { .. }) => return self.far.claim(request).await,
                 // Whose the key is, the far tier is just about to say.
                 Ok(claim) => match being_asked.or_else(|| self.being_asked(request.key)) {
                     Some(answered) => answered.await,
@@ -190,10 +199,10 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         }
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        let fenced = self.far.renew(lease, deadline).await?;
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+        let fenced = self.far.renew(lease, renewal).await?;
         match &fenced {
-            Fenced::Applied => drop(self.near.renew(lease, deadline).await),
+            Fenced::Applied => drop(self.near.renew(lease, renewal).await),
             Fenced::LeaseLost(_) => self.forget(lease).await,
         }
         Ok(fenced)
@@ -201,7 +210,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
 
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
         let own = Completed {
-            fingerprint: lease.fingerprint,
+            identity: lease.identity,
             payload: completion.payload.clone(),
             created_at: lease.created_at,
             expires_at: completion.expires_at,
@@ -336,7 +345,7 @@ fn wrapped(expires_at: Timestamp, payload: &Bytes) -> Bytes {
 fn unwrapped(near: &Completed) -> Option<Completed> {
     let (expiry, _) = near.payload.split_first_chunk::<EXPIRY>()?;
     Some(Completed {
-        fingerprint: near.fingerprint,
+        identity: near.identity,
         payload: near.payload.slice(EXPIRY..),
         created_at: near.created_at,
         expires_at: Timestamp::from_micros(u64::from_le_bytes(*expiry)),

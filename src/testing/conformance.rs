@@ -27,7 +27,10 @@ use tokio::task::JoinSet;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts};
-use crate::record::{ClaimRequest, Completed, Lease, Owner, Record, random_u64};
+use crate::record::{
+    CallerDigest, ClaimRequest, Completed, Identity, Lease, Liveness, Owner, RecipeId, Record,
+    Renewal, random_u64,
+};
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -48,6 +51,9 @@ pub async fn all<St: Store>(store: St) {
     a_claim_repeated_by_its_owner_gets_the_same_lease(&*store).await;
     a_key_that_is_held_is_in_progress_for_others(&*store).await;
     another_request_with_the_key_is_told_so(&*store).await;
+    another_caller_with_the_key_learns_nothing_else(&*store).await;
+    a_record_of_another_recipe_is_in_progress_or_not_compared(&*store).await;
+    a_record_is_compared_by_a_recipe_that_is_accepted(&*store).await;
     a_completed_key_gives_its_answer(&*store).await;
     an_answer_of_any_size_and_bytes_comes_back(&*store).await;
     an_answer_is_forgotten_when_it_expires(&*store).await;
@@ -57,6 +63,8 @@ pub async fn all<St: Store>(store: St) {
     an_orphan_is_held_for_those_who_may_not_take_over(&*store).await;
     an_attempt_without_an_outcome_is_an_orphan_at_once(&*store).await;
     an_orphan_is_forgotten_when_its_retention_ends(&*store).await;
+    an_orphans_retention_counts_from_its_end(&*store).await;
+    a_renewal_moves_the_expiry_of_the_record(&*store).await;
     a_renewed_lease_lives_longer(&*store).await;
     a_live_lease_outlives_its_records_expiry(&*store).await;
     a_late_finisher_changes_nothing(&*store).await;
@@ -97,8 +105,9 @@ impl Subject {
     fn claim(&self) -> Attempt<'_> {
         Attempt {
             subject: self,
+            accepted: &[],
             owner: Owner::new(self.start).expect("the operating system gives random bytes"),
-            fingerprint: Fingerprint::of(["amount=1200"]),
+            identity: identity(b"me", "amount=1200"),
             now: self.start,
             retention: RETENTION,
             take_over: true,
@@ -115,8 +124,9 @@ impl Subject {
 #[derive(Clone, Copy)]
 struct Attempt<'a> {
     subject: &'a Subject,
+    accepted: &'a [Identity],
     owner: Owner,
-    fingerprint: Fingerprint,
+    identity: Identity,
     now: Timestamp,
     retention: Duration,
     take_over: bool,
@@ -133,7 +143,31 @@ impl Attempt<'_> {
 
     fn for_another_request(self) -> Self {
         Self {
-            fingerprint: Fingerprint::of(["amount=1300"]),
+            identity: Identity {
+                request: Fingerprint::of(["amount=1300"]),
+                ..self.identity
+            },
+            ..self
+        }
+    }
+
+    fn by_another_caller(self) -> Self {
+        Self {
+            identity: Identity {
+                caller: identity(b"you", "").caller,
+                ..self.identity
+            },
+            ..self
+        }
+    }
+
+    fn by_another_recipe(self) -> Self {
+        Self {
+            identity: Identity {
+                caller: CallerDigest::from_bytes([1; 16]),
+                request: Fingerprint::from_bytes([2; 32]),
+                recipe: RecipeId::from_bytes(*b"recipe 2"),
+            },
             ..self
         }
     }
@@ -150,7 +184,8 @@ impl Attempt<'_> {
         let request = ClaimRequest {
             key: self.subject.key.record_key(),
             parts: &parts,
-            fingerprint: self.fingerprint,
+            identity: self.identity,
+            accepted: self.accepted,
             owner: self.owner,
             now: self.now,
             lease: LEASE,
@@ -158,6 +193,7 @@ impl Attempt<'_> {
             clock_skew: SKEW,
             take_over: self.take_over,
             wants_waiter: self.wants_waiter,
+            liveness: Liveness::UNKNOWN,
         };
         if let Some(claim) = store.try_claim(&request) {
             return claim.expect("a claim succeeds");
@@ -179,7 +215,27 @@ impl Attempt<'_> {
 
     async fn is_orphaned<St: Store>(self, store: &St) {
         let claim = self.on(store).await;
-        assert!(matches!(claim, Claim::Orphaned), "{claim:?}");
+        assert!(matches!(claim, Claim::Orphaned { .. }), "{claim:?}");
+    }
+
+    async fn is_refused_to_another_caller<St: Store>(self, store: &St) {
+        let claim = self.by_another_caller().on(store).await;
+        assert!(matches!(claim, Claim::CallerDiffers), "{claim:?}");
+        let claim = self
+            .by_another_caller()
+            .for_another_request()
+            .on(store)
+            .await;
+        assert!(matches!(claim, Claim::CallerDiffers), "{claim:?}");
+    }
+
+    async fn is_not_compared<St: Store>(self, store: &St) {
+        let claim = self.by_another_recipe().on(store).await;
+        let recorded = self.identity.recipe;
+        assert!(
+            matches!(claim, Claim::SettingsChanged { recorded: of } if of == recorded),
+            "{claim:?}"
+        );
     }
 
     async fn is_reused<St: Store>(self, store: &St) {
@@ -192,6 +248,23 @@ impl Attempt<'_> {
             Claim::Completed(completed) => completed,
             other => panic!("the key was not answered but {other:?}"),
         }
+    }
+}
+
+fn identity(caller: &[u8], request: &str) -> Identity {
+    let mut digest = [0; 16];
+    digest[..caller.len()].copy_from_slice(caller);
+    Identity {
+        caller: CallerDigest::from_bytes(digest),
+        request: Fingerprint::of([request]),
+        recipe: RecipeId::from_bytes(*b"recipe 1"),
+    }
+}
+
+fn orphan(now: Timestamp) -> Release {
+    Release::Orphan {
+        expires_at: now.plus(RETENTION),
+        first_status: Some(504),
     }
 }
 
@@ -229,8 +302,12 @@ async fn release<St: Store>(store: &St, lease: &Lease, release: Release) -> Fenc
 }
 
 async fn renew<St: Store>(store: &St, lease: &Lease, deadline: Timestamp) -> Fenced {
+    let renewal = Renewal {
+        deadline,
+        expires_at: deadline.plus(RETENTION),
+    };
     store
-        .renew(lease, deadline)
+        .renew(lease, renewal)
         .await
         .expect("a renewal succeeds")
 }
@@ -248,7 +325,8 @@ async fn a_claim_gets_the_lease_it_asked_for<St: Store>(store: &St) {
     let claim = subject.claim();
     let lease = claim.acquires(store).await;
     assert_eq!(lease.key, *subject.key.record_key());
-    assert_eq!(lease.fingerprint, claim.fingerprint);
+    assert_eq!(lease.identity, claim.identity);
+    assert_eq!(lease.first_status, None);
     assert_eq!(lease.owner, claim.owner);
     assert_eq!(lease.attempt, 1);
     assert_eq!(lease.created_at.as_millis(), subject.start.as_millis());
@@ -274,13 +352,11 @@ async fn a_key_that_is_held_is_in_progress_for_others<St: Store>(store: &St) {
     let lease = subject.acquired(store).await;
     let later = subject.claim().after(Duration::from_secs(5));
     match later.on(store).await {
-        Claim::InProgress {
-            started_at,
-            deadline,
-            ..
-        } => {
-            assert_eq!(started_at.as_millis(), lease.started_at.as_millis());
-            assert_eq!(deadline.as_millis(), lease.deadline.as_millis());
+        Claim::InProgress { lease: seen, .. } => {
+            assert_eq!(seen.owner, lease.owner);
+            assert_eq!(seen.identity, lease.identity);
+            assert_eq!(seen.started_at.as_millis(), lease.started_at.as_millis());
+            assert_eq!(seen.deadline.as_millis(), lease.deadline.as_millis());
         }
         other => panic!("the key was not in progress but {other:?}"),
     }
@@ -299,7 +375,57 @@ async fn another_request_with_the_key_is_told_so<St: Store>(store: &St) {
     other.is_reused(store).await;
 }
 
-/// With the fingerprint and the times of its record.
+/// Whatever the state of the record, and whatever it asks for.
+async fn another_caller_with_the_key_learns_nothing_else<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let claim = subject.claim();
+    claim.is_refused_to_another_caller(store).await;
+    claim
+        .after(lapse())
+        .is_refused_to_another_caller(store)
+        .await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    claim.is_refused_to_another_caller(store).await;
+}
+
+/// Nobody can say whether it is the same request, but a run in flight can be told.
+async fn a_record_of_another_recipe_is_in_progress_or_not_compared<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let claim = subject.claim();
+    claim.by_another_recipe().is_in_progress(store).await;
+    claim.after(lapse()).is_not_compared(store).await;
+    assert_eq!(complete(store, &lease, b"answer").await, Fenced::Applied);
+    claim.is_not_compared(store).await;
+}
+
+/// While in progress, as an orphan, and completed.
+async fn a_record_is_compared_by_a_recipe_that_is_accepted<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let lease = subject.acquired(store).await;
+    let other = identity(b"me", "amount=1300");
+    let accepting = |accepted| Attempt {
+        accepted,
+        ..subject.claim().by_another_recipe()
+    };
+    let (same, reused) = ([lease.identity], [other]);
+    accepting(&same).is_in_progress(store).await;
+    accepting(&reused).is_reused(store).await;
+    let next = accepting(&same).after(lapse()).acquires(store).await;
+    assert_eq!(next.attempt, 2);
+    assert_eq!(next.identity, accepting(&same).identity);
+    assert_eq!(complete(store, &next, b"answer").await, Fenced::Applied);
+    accepting(&[]).is_answered(store).await;
+    let by_the_first = Attempt {
+        accepted: &[next.identity],
+        ..subject.claim()
+    };
+    let completed = by_the_first.is_answered(store).await;
+    assert_eq!(completed.identity, next.identity);
+}
+
+/// With the identity and the times of its record.
 async fn a_completed_key_gives_its_answer<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
@@ -311,7 +437,7 @@ async fn a_completed_key_gives_its_answer<St: Store>(store: &St) {
         };
         let completed = claim.is_answered(store).await;
         assert_eq!(completed.payload, &b"answer"[..]);
-        assert_eq!(completed.fingerprint, lease.fingerprint);
+        assert_eq!(completed.identity, lease.identity);
         assert_eq!(completed.created_at.as_millis(), subject.start.as_millis());
         let expires_at = subject.start.plus(RETENTION);
         // A store may keep whole seconds, and then must not forget early.
@@ -407,13 +533,58 @@ async fn an_orphan_is_held_for_those_who_may_not_take_over<St: Store>(store: &St
 async fn an_attempt_without_an_outcome_is_an_orphan_at_once<St: Store>(store: &St) {
     let subject = Subject::new();
     let first = subject.acquired(store).await;
-    let fenced = release(store, &first, Release::Orphan).await;
+    let fenced = release(store, &first, orphan(subject.start)).await;
     assert_eq!(fenced, Fenced::Applied);
     let stays = subject.claim().without_taking_over();
-    stays.is_orphaned(store).await;
+    match stays.on(store).await {
+        Claim::Orphaned {
+            created_at,
+            first_status,
+        } => {
+            assert_eq!(created_at.as_millis(), subject.start.as_millis());
+            assert_eq!(first_status, Some(504));
+        }
+        other => panic!("the key was not orphaned but {other:?}"),
+    }
     let second = subject.claim().acquires(store).await;
     assert_eq!(second.attempt, 2);
+    assert_eq!(second.first_status, None);
     assert!(second.token > first.token);
+}
+
+/// Not from its claim: a run may take longer than the retention.
+async fn an_orphans_retention_counts_from_its_end<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let short = Attempt {
+        retention: Duration::from_secs(1),
+        ..subject.claim()
+    };
+    let lease = short.acquires(store).await;
+    let end = Duration::from_secs(10);
+    let fenced = release(store, &lease, orphan(subject.start.plus(end))).await;
+    assert_eq!(fenced, Fenced::Applied);
+    for later in [end, end + RETENTION - Duration::from_secs(1)] {
+        let stays = subject.claim().after(later).without_taking_over();
+        stays.is_orphaned(store).await;
+    }
+    let after = end + RETENTION + Duration::from_secs(1);
+    let stays = subject.claim().after(after).without_taking_over();
+    assert_eq!(stays.acquires(store).await.attempt, 1);
+}
+
+/// So that a holder which is not heard of again leaves an orphan that is kept long enough.
+async fn a_renewal_moves_the_expiry_of_the_record<St: Store>(store: &St) {
+    let subject = Subject::new();
+    let short = Attempt {
+        retention: Duration::from_secs(1),
+        ..subject.claim()
+    };
+    let lease = short.acquires(store).await;
+    let deadline = subject.start.plus(LEASE * 2);
+    assert_eq!(renew(store, &lease, deadline).await, Fenced::Applied);
+    let later = LEASE * 2 + RETENTION - Duration::from_secs(1);
+    let stays = subject.claim().after(later).without_taking_over();
+    stays.is_orphaned(store).await;
 }
 
 /// For those who may not take over, too; as a first attempt.
@@ -468,7 +639,7 @@ async fn a_late_finisher_changes_nothing<St: Store>(store: &St) {
     for fenced in [
         complete(store, &late, b"late").await,
         release(store, &late, Release::Free).await,
-        release(store, &late, Release::Orphan).await,
+        release(store, &late, orphan(subject.start)).await,
         renew(store, &late, subject.start.plus(RETENTION)).await,
     ] {
         assert_eq!(fenced, Fenced::LeaseLost(None));
@@ -505,7 +676,7 @@ async fn only_the_owner_releases<St: Store>(store: &St) {
     };
     for fenced in [
         release(store, &stranger, Release::Free).await,
-        release(store, &stranger, Release::Orphan).await,
+        release(store, &stranger, orphan(subject.start)).await,
         complete(store, &stranger, b"stolen").await,
         renew(store, &stranger, Timestamp::EPOCH).await,
     ] {
@@ -527,7 +698,7 @@ async fn repeated_writes_are_harmless<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     for _ in 0..2 {
-        let fenced = release(store, &lease, Release::Orphan).await;
+        let fenced = release(store, &lease, orphan(subject.start)).await;
         assert_eq!(fenced, Fenced::Applied);
     }
     let stays = subject.claim().without_taking_over();
@@ -544,7 +715,7 @@ async fn get_shows_what_is_there<St: Store>(store: &St) {
             assert_eq!(held.owner, lease.owner);
             assert_eq!(held.token, lease.token);
             assert_eq!(held.attempt, lease.attempt);
-            assert_eq!(held.fingerprint, lease.fingerprint);
+            assert_eq!(held.identity, lease.identity);
             assert_eq!(held.deadline.as_millis(), lease.deadline.as_millis());
         }
         other => panic!("the record was not in progress but {other:?}"),
@@ -642,7 +813,7 @@ async fn a_waiter_if_there_is_one_sees_the_end<St: Store>(store: &St) {
         match end {
             0 => drop(complete(store, &lease, b"answer").await),
             1 => drop(release(store, &lease, Release::Free).await),
-            2 => drop(release(store, &lease, Release::Orphan).await),
+            2 => drop(release(store, &lease, orphan(subject.start)).await),
             _ => drop(store.remove(subject.key.record_key()).await),
         }
         if let Some(waiter) = waiter {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::{KeyParts, RecordKey};
-use crate::record::{ClaimRequest, Lease, Record};
+use crate::record::{ClaimRequest, Lease, Liveness, Record, Renewal};
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
 /// A call to a store.
@@ -171,7 +171,8 @@ fn claim_again<St: Store>(
     let scope = scope.map(str::to_owned);
     let record_key = *request.key;
     let ClaimRequest {
-        fingerprint,
+        identity,
+        accepted,
         owner,
         now,
         lease,
@@ -181,6 +182,7 @@ fn claim_again<St: Store>(
         wants_waiter,
         ..
     } = *request;
+    let accepted = accepted.to_vec();
     async move {
         let [namespace, method, target, key] = &texts;
         let parts = KeyParts {
@@ -193,7 +195,8 @@ fn claim_again<St: Store>(
         let request = ClaimRequest {
             key: &record_key,
             parts: &parts,
-            fingerprint,
+            identity,
+            accepted: &accepted,
             owner,
             now,
             lease,
@@ -201,6 +204,8 @@ fn claim_again<St: Store>(
             clock_skew,
             take_over,
             wants_waiter,
+            // Whoever sent it is not asked any more.
+            liveness: Liveness::UNKNOWN,
         };
         drop(inner.claim(&request).await);
     }
@@ -221,12 +226,12 @@ impl<St: Store> Store for FaultStore<St> {
             .await
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
         let again = |inner: Arc<St>| {
             let lease = lease.clone();
-            async move { drop(inner.renew(&lease, deadline).await) }
+            async move { drop(inner.renew(&lease, renewal).await) }
         };
-        self.with_faults(Call::Renew, self.inner.renew(lease, deadline), again)
+        self.with_faults(Call::Renew, self.inner.renew(lease, renewal), again)
             .await
     }
 
@@ -271,7 +276,7 @@ impl<St: Store> Store for FaultStore<St> {
 mod tests {
     use super::*;
     use crate::fingerprint::Fingerprint;
-    use crate::record::Owner;
+    use crate::record::{Identity, Owner};
     use crate::store::MemoryStore;
 
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
@@ -281,7 +286,8 @@ mod tests {
         let request = ClaimRequest {
             key: &parts.record_key(),
             parts,
-            fingerprint: Fingerprint::of(["same"]),
+            identity: Identity::of_work(Fingerprint::of(["same"])),
+            accepted: &[],
             owner: Owner::from_bytes([owner; 16]),
             now: NOW,
             lease: Duration::from_secs(30),
@@ -289,6 +295,7 @@ mod tests {
             clock_skew: Duration::ZERO,
             take_over: true,
             wants_waiter: true,
+            liveness: Liveness::UNKNOWN,
         };
         store.claim(&request).await.expect("the call succeeds")
     }

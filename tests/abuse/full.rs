@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use tower_idempotency::record::{ClaimRequest, FencingToken, Lease, Record};
+use tower_idempotency::record::{ClaimRequest, FencingToken, Lease, Record, Renewal};
 use tower_idempotency::store::{Claim, Completion, Fenced, MemoryStore, Release, Store};
 use tower_idempotency::{
     Executor, Fingerprint, IdempotencyKey, IdempotencyLayer, Ran, RecordKey, StoreError, Timestamp,
@@ -79,7 +79,7 @@ impl Store for GrantsAll {
         Ok(Claim::Acquired(request.lease(token, 1, request.now)))
     }
 
-    async fn renew(&self, _: &Lease, _: Timestamp) -> Result<Fenced, StoreError> {
+    async fn renew(&self, _: &Lease, _: Renewal) -> Result<Fenced, StoreError> {
         Ok(Fenced::Applied)
     }
 

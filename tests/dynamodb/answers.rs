@@ -10,6 +10,7 @@ use tower_idempotency::store::{Attribute, Claim, DynamoDbStore, Fenced, Store};
 
 use crate::support::{
     Claimer, Dynamo, Item, LEASE, RETENTION, SKEW, START, TABLE, completes, completion, noise,
+    renewal,
 };
 use crate::wire::Fault;
 
@@ -85,14 +86,14 @@ async fn a_large_answer_that_compresses_well_stays_in_one_item() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_over_the_limit_is_refused() {
+async fn an_answer_over_the_limit_is_too_large_for_good() {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
     let lease = Claimer::new().acquires(&store).await;
     let answer = vec![7; DynamoDbStore::MAX_ANSWER + 1];
     let error = store.complete(&lease, &completion(answer)).await;
     let error = error.expect_err("it is too large");
-    assert_eq!(error.kind(), StoreErrorKind::Unusable);
+    assert_eq!(error.kind(), StoreErrorKind::TooLarge);
     assert!(!error.may_have_been_applied());
 }
 
@@ -200,7 +201,7 @@ async fn damaged(payload: Vec<u8>, damage: impl Fn(&mut Item) -> bool) {
         owner: first.other().owner,
         ..lease
     };
-    let fenced = store.renew(&late, START.plus(LEASE)).await;
+    let fenced = store.renew(&late, renewal(START.plus(LEASE))).await;
     assert!(matches!(fenced, Ok(Fenced::LeaseLost(None))), "{fenced:?}");
 
     // Its time over, it is forgotten like any other.
@@ -297,7 +298,7 @@ async fn an_attribute_that_is_missing_or_of_another_type_is_a_fault_of_the_store
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_format_of_later_times_is_named() {
+async fn a_record_of_a_later_format_is_named_and_never_taken_over() {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
     let first = Claimer::new();
@@ -305,7 +306,14 @@ async fn a_format_of_later_times_is_named() {
     let mut item = dynamo.item().await;
     item.insert("format".to_owned(), AttributeValue::N("2".to_owned()));
     dynamo.put(item).await;
+    let long_after = Claimer {
+        now: first.now.plus(RETENTION * 10),
+        ..first.other()
+    };
+    let error = long_after.claims(&store).await;
+    let error = error.expect_err("it is not known");
+    assert_eq!(error.kind(), StoreErrorKind::Newer);
     let error = first.claims(&store).await.expect_err("it is not known");
-    assert_eq!(error.kind(), StoreErrorKind::Damaged);
+    assert_eq!(error.kind(), StoreErrorKind::Newer);
     assert!(error.to_string().contains("is of format 2"), "{error}");
 }

@@ -7,7 +7,7 @@ use tower_idempotency::store::{Claim, Fenced, Release, Store};
 use tower_idempotency::{Answer, StoredResponse, Timestamp};
 
 use crate::support::{
-    Claimer, Dynamo, LEASE, RETENTION, SKEW, START, completes, completion, noise,
+    Claimer, Dynamo, LEASE, RETENTION, SKEW, START, completes, completion, noise, orphan, renewal,
 };
 
 fn lapsed() -> Duration {
@@ -39,7 +39,10 @@ async fn whoever_comes_second_takes_one_call() {
     assert!(matches!(reused, Ok(Claim::Reused)));
     assert_eq!(dynamo.wire.calls(), ["PutItem"]);
     let stays = first.other().without_taking_over().after(lapsed());
-    assert!(matches!(stays.claims(&store).await, Ok(Claim::Orphaned)));
+    assert!(matches!(
+        stays.claims(&store).await,
+        Ok(Claim::Orphaned { .. })
+    ));
     assert_eq!(dynamo.wire.calls(), ["PutItem"]);
     first.acquires(&store).await;
     assert_eq!(dynamo.wire.calls(), ["PutItem"], "its own claim again");
@@ -79,17 +82,17 @@ async fn an_orphan_takes_two_calls_and_an_expired_answer_one() {
 async fn everything_else_takes_one_call() {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
-    for release in [Release::Orphan, Release::Free] {
+    for release in [orphan(START.plus(RETENTION)), Release::Free] {
         let lease = Claimer::new().acquires(&store).await;
         dynamo.wire.calls();
-        let renewed = store.renew(&lease, START.plus(LEASE * 2)).await;
+        let renewed = store.renew(&lease, renewal(START.plus(LEASE * 2))).await;
         assert!(matches!(renewed, Ok(Fenced::Applied)));
         assert_eq!(dynamo.wire.calls(), ["UpdateItem"]);
         let released = store.release(&lease, release).await;
         assert!(matches!(released, Ok(Fenced::Applied)));
         assert_eq!(dynamo.wire.calls().len(), 1);
         let seen = store.get(&lease.key, START).await.expect("a look succeeds");
-        assert_eq!(seen.is_some(), release == Release::Orphan);
+        assert_eq!(seen.is_some(), release != Release::Free);
         assert_eq!(dynamo.wire.calls(), ["GetItem"]);
         store.remove(&lease.key).await.expect("a removal succeeds");
         assert_eq!(dynamo.wire.calls(), ["DeleteItem"]);
@@ -212,7 +215,10 @@ async fn the_times_for_powertools_and_for_time_to_live_are_rounded_up() {
 
     // A lease that outlives its record takes the item with it.
     let late = START.plus(Duration::from_secs(30 * 60 * 60));
-    store.renew(&lease, late).await.expect("a renewal succeeds");
+    store
+        .renew(&lease, renewal(late))
+        .await
+        .expect("a renewal succeeds");
     let item = dynamo.item().await;
     assert_eq!(number(&item, "expiration"), 1_790_108_001);
 

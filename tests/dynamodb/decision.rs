@@ -6,11 +6,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
-use tower_idempotency::record::{ClaimRequest, Completed, Decision, Held, Lease, decide};
-use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Release, Store};
+use tower_idempotency::record::{
+    CallerDigest, ClaimRequest, Completed, Decision, Held, Lease, Liveness, RecipeId, decide,
+};
+use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Store};
 use tower_idempotency::{Fingerprint, Timestamp};
 
-use crate::support::{Claimer, Dynamo, LEASE, SKEW, START};
+use crate::support::{Claimer, Dynamo, LEASE, SKEW, START, orphan};
 
 /// What there is before the claim; times from the start of the test's clock.
 #[derive(Clone, Debug)]
@@ -29,11 +31,20 @@ struct Attempt {
     expires: Duration,
 }
 
+/// Whose claim it is, beside what it asks for.
+#[derive(Clone, Copy, Debug)]
+enum Drawing {
+    Same,
+    OtherCaller,
+    OtherRecipe,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Drawn {
     now: Duration,
     same_owner: bool,
-    same_fingerprint: bool,
+    same_request: bool,
+    identity: Drawing,
     take_over: bool,
 }
 
@@ -81,11 +92,17 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     let now = (moment(), prop_oneof![Just(Duration::ZERO), Just(SKEW)]);
     let rarely = prop::bool::weighted(0.2);
     let mostly = prop::bool::weighted(0.8);
-    (now, rarely, mostly, any::<bool>()).prop_map(
-        |((now, skew), same_owner, same_fingerprint, take_over)| Drawn {
+    let identity = prop_oneof![
+        6 => Just(Drawing::Same),
+        1 => Just(Drawing::OtherCaller),
+        1 => Just(Drawing::OtherRecipe),
+    ];
+    (now, rarely, mostly, identity, any::<bool>()).prop_map(
+        |((now, skew), same_owner, same_request, identity, take_over)| Drawn {
             now: now + skew,
             same_owner,
-            same_fingerprint,
+            same_request,
+            identity,
             take_over,
         },
     )
@@ -108,7 +125,7 @@ async fn write(store: &DynamoDbStore, first: &Claimer, before: &Before) -> Writt
         return Written::InProgress(lease);
     };
     let completed = Completed {
-        fingerprint: lease.fingerprint,
+        identity: lease.identity,
         payload: "answer".into(),
         created_at: lease.created_at,
         expires_at: START.plus(*expires),
@@ -128,7 +145,7 @@ async fn write(store: &DynamoDbStore, first: &Claimer, before: &Before) -> Writt
 async fn in_progress(store: &DynamoDbStore, first: &Claimer, attempt: &Attempt) -> Lease {
     for _ in 1..attempt.attempts {
         let lease = first.other().acquires(store).await;
-        let orphaned = store.release(&lease, Release::Orphan).await;
+        let orphaned = store.release(&lease, orphan(lease.expires_at)).await;
         assert!(matches!(orphaned, Ok(Fenced::Applied)), "{orphaned:?}");
     }
     let claimer = Claimer {
@@ -141,7 +158,7 @@ async fn in_progress(store: &DynamoDbStore, first: &Claimer, attempt: &Attempt) 
     };
     let mut lease = claimer.acquires(store).await;
     if attempt.deadline.is_none() {
-        let orphaned = store.release(&lease, Release::Orphan).await;
+        let orphaned = store.release(&lease, orphan(lease.expires_at)).await;
         assert!(matches!(orphaned, Ok(Fenced::Applied)), "{orphaned:?}");
         lease.deadline = Timestamp::EPOCH;
     }
@@ -168,16 +185,17 @@ fn agrees(decision: Decision, claim: &Claim, before: &Written, claimer: &Claimer
         }
         (Decision::Own, Claim::Acquired(lease), Written::InProgress(held)) => lease == held,
         (Decision::Replay, Claim::Completed(given), Written::Completed(held)) => given == held,
-        (
-            Decision::InProgress,
-            Claim::InProgress {
-                started_at,
-                deadline,
-                ..
-            },
-            Written::InProgress(held),
-        ) => *started_at == held.started_at && *deadline == held.deadline,
-        (Decision::Orphaned, Claim::Orphaned, _) | (Decision::Reused, Claim::Reused, _) => true,
+        (Decision::InProgress, Claim::InProgress { lease, .. }, Written::InProgress(held)) => {
+            lease == held
+        }
+        (Decision::Orphaned, Claim::Orphaned { created_at, .. }, Written::InProgress(held)) => {
+            *created_at == held.created_at
+        }
+        (Decision::CallerDiffers, Claim::CallerDiffers, _)
+        | (Decision::Reused, Claim::Reused, _) => true,
+        (Decision::SettingsChanged { recorded }, Claim::SettingsChanged { recorded: given }, _) => {
+            recorded == *given
+        }
         _ => false,
     }
 }
@@ -202,8 +220,13 @@ async fn check(dynamo: &Dynamo, store: &DynamoDbStore, before: &Before, drawn: D
     if drawn.same_owner {
         claimer.owner = first.owner;
     }
-    if !drawn.same_fingerprint {
-        claimer.fingerprint = Fingerprint::of(["amount=1300"]);
+    if !drawn.same_request {
+        claimer.identity.request = Fingerprint::of(["amount=1300"]);
+    }
+    match drawn.identity {
+        Drawing::Same => {}
+        Drawing::OtherCaller => claimer.identity.caller = CallerDigest::from_bytes([1; 16]),
+        Drawing::OtherRecipe => claimer.identity.recipe = RecipeId::from_bytes(*b"recipe 2"),
     }
     let decision = decide_by(&written, &claimer);
     let claim = claimer.claims(store).await.expect("a claim succeeds");
@@ -219,7 +242,7 @@ fn decide_by(written: &Written, claimer: &Claimer) -> Decision {
         Written::Nothing => None,
         Written::InProgress(lease) => Some(Held::InProgress(lease)),
         Written::Completed(completed) => Some(Held::Completed {
-            fingerprint: completed.fingerprint,
+            identity: completed.identity,
             expires_at: completed.expires_at,
         }),
     };
@@ -227,7 +250,8 @@ fn decide_by(written: &Written, claimer: &Claimer) -> Decision {
     let request = ClaimRequest {
         key: claimer.key.record_key(),
         parts: &parts,
-        fingerprint: claimer.fingerprint,
+        identity: claimer.identity,
+        accepted: &[],
         owner: claimer.owner,
         now: claimer.now,
         lease: claimer.lease,
@@ -235,6 +259,7 @@ fn decide_by(written: &Written, claimer: &Claimer) -> Decision {
         clock_skew: SKEW,
         take_over: claimer.take_over,
         wants_waiter: false,
+        liveness: Liveness::UNKNOWN,
     };
     decide(held, &request)
 }

@@ -10,7 +10,8 @@ use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Release, Store};
 use tower_idempotency::{StoreError, StoreErrorKind};
 
 use crate::support::{
-    Claimer, Dynamo, LEASE, SKEW, START, TABLE, completes, completion, config, noise,
+    Claimer, Dynamo, LEASE, SKEW, START, TABLE, completes, completion, config, noise, orphan,
+    renewal,
 };
 use crate::wire::{Fault, Wire};
 
@@ -33,7 +34,7 @@ impl End {
         match self {
             Self::Complete => store.complete(lease, &completion("answer")).await,
             Self::Free => store.release(lease, Release::Free).await,
-            Self::Orphan => store.release(lease, Release::Orphan).await,
+            Self::Orphan => store.release(lease, orphan(lease.expires_at)).await,
         }
     }
 
@@ -43,7 +44,7 @@ impl End {
         match (self, next) {
             (Self::Complete, Ok(Claim::Completed(completed))) => completed.payload == "answer",
             (Self::Free, Ok(Claim::Acquired(lease))) => lease.attempt == 1,
-            (Self::Orphan, Ok(Claim::Orphaned)) => true,
+            (Self::Orphan, Ok(Claim::Orphaned { .. })) => true,
             _ => false,
         }
     }
@@ -257,7 +258,7 @@ async fn a_table_that_is_missing_is_told() {
         Claimer::new().acquires(&elsewhere.store().await).await
     };
     let claimed = Claimer::new().claims(&store).await.map(drop);
-    let renewed = store.renew(&lease, START).await.map(drop);
+    let renewed = store.renew(&lease, renewal(START)).await.map(drop);
     let completed = store
         .complete(&lease, &completion("answer"))
         .await
@@ -310,7 +311,7 @@ async fn a_holder_that_renews_in_the_middle_of_a_takeover_keeps_its_lease() {
         async move { second.claims(&store).await }
     });
     held.await.expect("the takeover is on its way");
-    let renewed = store.renew(&lease, second.now.plus(LEASE)).await;
+    let renewed = store.renew(&lease, renewal(second.now.plus(LEASE))).await;
     assert!(matches!(renewed, Ok(Fenced::Applied)));
     go_on.send(()).expect("it waits");
     let claim = taking.await.expect("it does not panic");

@@ -13,8 +13,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tower_idempotency::record::{ClaimRequest, Lease, Owner};
-use tower_idempotency::store::{Claim, Completion, DynamoDbStore, Fenced, Store};
+use tower_idempotency::record::{ClaimRequest, Identity, Lease, Liveness, Owner, Renewal};
+use tower_idempotency::store::{Claim, Completion, DynamoDbStore, Fenced, Release, Store};
 use tower_idempotency::{Fingerprint, IdempotencyKey, StoreError, Timestamp};
 
 use crate::wire::Wire;
@@ -182,7 +182,7 @@ pub(crate) fn config(url: &str) -> aws_sdk_dynamodb::config::Builder {
 #[derive(Clone, Debug)]
 pub(crate) struct Claimer {
     pub(crate) key: IdempotencyKey,
-    pub(crate) fingerprint: Fingerprint,
+    pub(crate) identity: Identity,
     pub(crate) owner: Owner,
     pub(crate) now: Timestamp,
     pub(crate) lease: Duration,
@@ -196,7 +196,7 @@ impl Claimer {
         let key = format!("5d0f3b1c-7a52-4f0e-{:016x}", unique());
         Self {
             key: IdempotencyKey::new("/v1/charges", &key).expect("the key is valid"),
-            fingerprint: Fingerprint::of(["amount=1200"]),
+            identity: Identity::of_work(Fingerprint::of(["amount=1200"])),
             owner: owner(),
             now: START,
             lease: LEASE,
@@ -222,7 +222,7 @@ impl Claimer {
 
     pub(crate) fn for_another_request(self) -> Self {
         Self {
-            fingerprint: Fingerprint::of(["amount=1300"]),
+            identity: Identity::of_work(Fingerprint::of(["amount=1300"])),
             ..self
         }
     }
@@ -240,7 +240,8 @@ impl Claimer {
             .claim(&ClaimRequest {
                 key: self.key.record_key(),
                 parts: &parts,
-                fingerprint: self.fingerprint,
+                identity: self.identity,
+                accepted: &[],
                 owner: self.owner,
                 now: self.now,
                 lease: self.lease,
@@ -248,6 +249,7 @@ impl Claimer {
                 clock_skew: SKEW,
                 take_over: self.take_over,
                 wants_waiter: false,
+                liveness: Liveness::UNKNOWN,
             })
             .await
     }
@@ -308,4 +310,20 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
         (state >> 56) as u8
     };
     (0..length).map(|_| next()).collect()
+}
+
+/// A release that leaves an orphan.
+pub(crate) fn orphan(expires_at: Timestamp) -> Release {
+    Release::Orphan {
+        expires_at,
+        first_status: None,
+    }
+}
+
+/// A renewal until `deadline`, of a record that is kept no longer than before.
+pub(crate) fn renewal(deadline: Timestamp) -> Renewal {
+    Renewal {
+        deadline,
+        expires_at: Timestamp::EPOCH,
+    }
 }

@@ -1,6 +1,6 @@
 //! What there is: the time, the record, the attempts and the messages that came adrift.
 
-use tower_idempotency::record::{FencingToken, Held, Lease, Owner};
+use tower_idempotency::record::{FencingToken, Held, Identity, Lease, Owner};
 use tower_idempotency::{Fingerprint, RecordKey, Timestamp};
 
 /// How many attempts at the key there may be: requests of clients, retries among them.
@@ -11,7 +11,7 @@ pub(crate) const START: Tick = 8;
 pub(crate) const EPOCH: Tick = 0;
 
 pub(crate) const KEY: RecordKey = RecordKey::from_bytes([7; 32]);
-pub(crate) const FINGERPRINT: Fingerprint = Fingerprint::from_bytes([9; 32]);
+pub(crate) const IDENTITY: Identity = Identity::of_work(Fingerprint::from_bytes([9; 32]));
 
 /// A moment of the model: a whole microsecond of the crate's time.
 pub(crate) type Tick = u8;
@@ -262,7 +262,7 @@ impl Record {
     pub(crate) fn held<'a>(&self, lease: Option<&'a Lease>) -> Option<Held<'a>> {
         match (self, lease) {
             (Self::Completed { expires, .. }, _) => Some(Held::Completed {
-                fingerprint: FINGERPRINT,
+                identity: IDENTITY,
                 expires_at: at(*expires),
             }),
             (_, lease) => lease.map(Held::InProgress),
@@ -282,7 +282,7 @@ impl Holding {
     pub(crate) fn lease(&self) -> Lease {
         Lease {
             key: KEY,
-            fingerprint: FINGERPRINT,
+            identity: IDENTITY,
             owner: owner(self.owner),
             token: FencingToken::from_u64(self.token.into()),
             attempt: self.number.into(),
@@ -291,6 +291,7 @@ impl Holding {
             started_at: Timestamp::EPOCH,
             deadline: at(self.deadline),
             expires_at: at(self.expires),
+            first_status: None,
         }
     }
 }

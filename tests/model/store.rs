@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use tower_idempotency::KeyParts;
 use tower_idempotency::record::{
-    ClaimRequest, Decision, Lease, decide, has_lapsed, is_owned_by, renewed,
+    ClaimRequest, Decision, Lease, Liveness, Renewal, decide, has_lapsed, is_owned_by, renewed,
 };
 
 use crate::bugs::Bug;
 use crate::checked::Checked;
 use crate::setting::{LEASE, Policy, SKEW};
 use crate::state::{
-    Call, EPOCH, FINGERPRINT, Holding, Id, KEY, Message, Record, State, Tick, Write, at, owner,
-    tick,
+    Call, EPOCH, Holding, IDENTITY, Id, KEY, Message, Record, State, Tick, Write, at, owner, tick,
 };
 use crate::witness::Seen;
 
@@ -107,7 +106,13 @@ impl Checked {
         if let (Fenced::Applied, Record::InProgress(holding)) = (fenced, &mut state.record) {
             holding.deadline = match self.setting.bug {
                 Bug::RenewalGoesBack => deadline,
-                _ => tick(renewed(&holding.lease(), at(deadline))),
+                _ => {
+                    let renewal = Renewal {
+                        deadline: at(deadline),
+                        expires_at: at(holding.expires),
+                    };
+                    tick(renewed(&holding.lease(), renewal).deadline)
+                }
             };
         }
         fenced
@@ -253,7 +258,8 @@ impl Checked {
         ClaimRequest {
             key: &KEY,
             parts: PARTS,
-            fingerprint: FINGERPRINT,
+            identity: IDENTITY,
+            accepted: &[],
             owner: owner(claimer),
             now: at(now),
             lease: ticks(self.lease_lasts()),
@@ -261,6 +267,7 @@ impl Checked {
             clock_skew: skew(self.setting.bug),
             take_over: self.setting.policy != Policy::Hold,
             wants_waiter: false,
+            liveness: Liveness::UNKNOWN,
         }
     }
 

@@ -100,7 +100,7 @@ impl DynamoDbStore {
     ) -> Result<Completed, StoreError> {
         let Answered {
             owner,
-            fingerprint,
+            identity,
             created_at,
             expires_at,
             head,
@@ -111,7 +111,7 @@ impl DynamoDbStore {
             Body::Chunked { chunks } => self.read_chunks(key, owner, head, chunks).await?,
         };
         Ok(Completed {
-            fingerprint,
+            identity,
             payload: head.decode(body)?,
             created_at,
             expires_at,

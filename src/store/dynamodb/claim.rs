@@ -71,12 +71,13 @@ impl DynamoDbStore {
             return Ok(Judged::Bid(Bid { lease, condition }));
         }
         let claim = match (decision, found) {
-            (Decision::Orphaned, _) => Claim::Orphaned,
+            (Decision::Orphaned, Found::InProgress(lease)) => Claim::orphaned(&lease),
+            (Decision::CallerDiffers, _) => Claim::CallerDiffers,
             (Decision::Reused, _) => Claim::Reused,
+            (Decision::SettingsChanged { recorded }, _) => Claim::SettingsChanged { recorded },
             (Decision::Own, Found::InProgress(lease)) => Claim::Acquired(lease),
             (_, Found::InProgress(lease)) => Claim::InProgress {
-                started_at: lease.started_at,
-                deadline: lease.deadline,
+                lease,
                 waiter: None,
             },
             (_, Found::Completed(answered)) => {

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::item::{COMPLETED, FORMAT, IN_PROGRESS, Unreadable, binary, number, seconds, string};
 use super::table::{Attribute, Table};
 use crate::clock::Timestamp;
-use crate::record::{Lease, Owner};
+use crate::record::{Lease, Owner, Renewal};
 
 /// An expression with the values that it uses.
 #[derive(Clone, Debug)]
@@ -133,20 +133,39 @@ pub(super) fn is_held_no_longer_than(lease: &Lease, deadline: Timestamp) -> Expr
     expression
 }
 
-/// Moves the deadline of a lease, and with it what would delete the item before.
-pub(super) fn set_deadline(lease: &Lease, deadline: Timestamp) -> Expression {
+/// Moves the times of a lease, and with them what would delete the item before.
+pub(super) fn set_times(renewal: Renewal) -> Expression {
+    let Renewal {
+        deadline,
+        expires_at,
+    } = renewal;
     Expression::new(
         "SET #deadline = :new_deadline, #in_progress_expiration = :in_progress_expiration, \
-         #expiration = :expiration",
+         #expires_at = :expires_at, #expiration = :expiration",
         [
             (":new_deadline", number(deadline.as_micros())),
             (
                 ":in_progress_expiration",
                 number(deadline.as_micros().div_ceil(1_000)),
             ),
-            (":expiration", seconds(lease.expires_at.max(deadline))),
+            (":expires_at", number(expires_at.as_micros())),
+            (":expiration", seconds(expires_at.max(deadline))),
         ],
     )
+}
+
+/// Makes the record an orphan.
+pub(super) fn set_orphan(expires_at: Timestamp, first_status: Option<u16>) -> Expression {
+    let mut expression = set_times(Renewal {
+        deadline: Timestamp::EPOCH,
+        expires_at,
+    });
+    if let Some(status) = first_status {
+        expression.text.push_str(", #first_status = :first_status");
+        let status = number(status.into());
+        expression.values.insert(":first_status".to_owned(), status);
+    }
+    expression
 }
 
 /// Makes the record a completed one.

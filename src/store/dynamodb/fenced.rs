@@ -5,13 +5,13 @@ use tracing::warn;
 use super::DynamoDbStore;
 use super::calls::Verdict;
 use super::chunks::CHUNK;
-use super::expression::{is_held_by, is_held_no_longer_than, set_answer, set_deadline};
+use super::expression::{is_held_by, is_held_no_longer_than, set_answer, set_orphan, set_times};
 use super::item::{Found, binary};
 use super::payload::{Encoded, HEAD_LENGTH};
 use super::table::Item;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::record::Lease;
+use crate::record::{Lease, Renewal};
 use crate::store::{Completion, Fenced};
 
 impl DynamoDbStore {
@@ -19,10 +19,10 @@ impl DynamoDbStore {
     pub(super) async fn prolong(
         &self,
         lease: &Lease,
-        deadline: Timestamp,
+        renewal: Renewal,
     ) -> Result<Fenced, StoreError> {
-        let update = set_deadline(lease, deadline);
-        let condition = is_held_no_longer_than(lease, deadline);
+        let update = set_times(renewal);
+        let condition = is_held_no_longer_than(lease, renewal.deadline);
         match self.update(&lease.key, update, condition).await? {
             Verdict::Applied => Ok(Fenced::Applied),
             Verdict::Refused(seen) => {
@@ -37,8 +37,13 @@ impl DynamoDbStore {
     }
 
     /// Leaves the record as an orphan.
-    pub(super) async fn orphan(&self, lease: &Lease) -> Result<Fenced, StoreError> {
-        let update = set_deadline(lease, Timestamp::EPOCH);
+    pub(super) async fn orphan(
+        &self,
+        lease: &Lease,
+        expires_at: Timestamp,
+        first_status: Option<u16>,
+    ) -> Result<Fenced, StoreError> {
+        let update = set_orphan(expires_at, first_status);
         match self.update(&lease.key, update, is_held_by(lease)).await? {
             Verdict::Applied => Ok(Fenced::Applied),
             Verdict::Refused(seen) => {
@@ -108,9 +113,7 @@ impl DynamoDbStore {
     async fn lost(&self, lease: &Lease, seen: Option<Item>) -> Result<Fenced, StoreError> {
         let found = seen.map(|item| self.table.found(&lease.key, &item));
         let answered = match found {
-            Some(Ok(Found::Completed(answered))) if answered.fingerprint == lease.fingerprint => {
-                answered
-            }
+            Some(Ok(Found::Completed(answered))) if answered.identity == lease.identity => answered,
             _ => return Ok(Fenced::LeaseLost(None)),
         };
         match self.completed(&lease.key, answered).await {

@@ -3,14 +3,12 @@
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::error::damaged;
 use super::payload::{HEAD_LENGTH, Head};
 use super::table::{Attribute, Item, Table};
 use crate::clock::Timestamp;
-use crate::error::StoreError;
-use crate::fingerprint::Fingerprint;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::key::{KeyParts, RecordKey};
-use crate::record::{FencingToken, Held, Lease, Owner};
+use crate::record::{FencingToken, Held, Identity, Lease, Owner};
 
 pub(super) const IN_PROGRESS: &str = "INPROGRESS";
 pub(super) const COMPLETED: &str = "COMPLETED";
@@ -32,7 +30,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) owner: Owner,
-    pub(super) fingerprint: Fingerprint,
+    pub(super) identity: Identity,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
     pub(super) head: Head,
@@ -50,6 +48,8 @@ pub(super) enum Body {
 #[derive(Debug)]
 pub(super) struct Unreadable {
     why: String,
+    /// Whether a later version of this crate wrote it.
+    is_newer: bool,
     pub(super) status: Option<AttributeValue>,
     pub(super) expiration: Option<AttributeValue>,
     pub(super) in_progress_expiration: Option<AttributeValue>,
@@ -60,7 +60,7 @@ impl Found {
         match self {
             Self::InProgress(lease) => Held::InProgress(lease),
             Self::Completed(answered) => Held::Completed {
-                fingerprint: answered.fingerprint,
+                identity: answered.identity,
                 expires_at: answered.expires_at,
             },
         }
@@ -68,8 +68,12 @@ impl Found {
 }
 
 impl Unreadable {
-    /// Whether its own times say that it is over, in the units of Powertools.
+    /// Whether its own times say that it is over, in the units of Powertools. What a later version
+    /// wrote is for that version to say.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        if self.is_newer {
+            return false;
+        }
         let number = |value: &Option<AttributeValue>| value.as_ref().and_then(as_u64);
         let Some(expiration) = number(&self.expiration) else {
             return false;
@@ -82,7 +86,11 @@ impl Unreadable {
 
 impl From<Box<Unreadable>> for StoreError {
     fn from(unreadable: Box<Unreadable>) -> Self {
-        damaged(unreadable.why)
+        let kind = match unreadable.is_newer {
+            true => StoreErrorKind::Newer,
+            false => StoreErrorKind::Damaged,
+        };
+        Self::new(kind, unreadable.why)
     }
 }
 
@@ -93,7 +101,7 @@ impl Table {
         let attributes = [
             (Attribute::Format, number(FORMAT)),
             (Attribute::Status, string(IN_PROGRESS)),
-            (Attribute::Validation, binary(lease.fingerprint.as_bytes())),
+            (Attribute::Validation, binary(lease.identity.to_bytes())),
             (Attribute::Owner, binary(lease.owner.as_bytes())),
             (Attribute::Token, number(lease.token.as_u64())),
             (Attribute::Attempt, number(lease.attempt.into())),
@@ -124,7 +132,10 @@ impl Table {
             .filter(|attribute| {
                 !matches!(
                     attribute,
-                    Attribute::Deadline | Attribute::InProgressExpiration | Attribute::Chunks
+                    Attribute::Deadline
+                        | Attribute::InProgressExpiration
+                        | Attribute::Chunks
+                        | Attribute::FirstStatus
                 )
             })
             .map(|attribute| self.attribute(attribute).len())
@@ -134,9 +145,9 @@ impl Table {
             .iter()
             .map(|(name, value)| name.len() + value.as_s().map_or(0, String::len))
             .sum();
-        // In their order: fingerprint, owner, status, one number of 10 digits, four of 16, two of
+        // In their order: identity, owner, status, one number of 10 digits, four of 16, two of
         // one digit, and the head.
-        let values = 32 + 16 + COMPLETED.len() + 6 + 4 * 9 + 2 * 2 + HEAD_LENGTH;
+        let values = Identity::LENGTH + 16 + COMPLETED.len() + 6 + 4 * 9 + 2 * 2 + HEAD_LENGTH;
         names - self.attribute(Attribute::Id).len() + keys + values + KEY_PARTS
     }
 
@@ -146,6 +157,7 @@ impl Table {
         reader.read(key).map_err(|problem| {
             let attribute = |attribute| item.get(self.attribute(attribute)).cloned();
             Box::new(Unreadable {
+                is_newer: reader.is_newer(),
                 why: format!(
                     "the item `{}` of the DynamoDB table `{}` {problem}",
                     self.id_of(key),
@@ -175,6 +187,11 @@ impl Reader<'_> {
         }
     }
 
+    fn is_newer(&self) -> bool {
+        self.number(Attribute::Format)
+            .is_ok_and(|format| format > FORMAT)
+    }
+
     fn check_format(&self) -> Result<(), String> {
         let name = self.table.attribute(Attribute::Format);
         if !self.item.contains_key(name) {
@@ -192,7 +209,7 @@ impl Reader<'_> {
         let attempt = self.number(Attribute::Attempt)?;
         Ok(Lease {
             key: *key,
-            fingerprint: self.fingerprint()?,
+            identity: self.identity()?,
             owner: self.owner()?,
             token: FencingToken::from_u64(self.number(Attribute::Token)?),
             attempt: u32::try_from(attempt).map_err(|_| self.no(Attribute::Attempt, "number"))?,
@@ -200,7 +217,17 @@ impl Reader<'_> {
             started_at: self.time(Attribute::StartedAt)?,
             deadline: self.time(Attribute::Deadline)?,
             expires_at: self.time(Attribute::ExpiresAt)?,
+            first_status: self.first_status()?,
         })
+    }
+
+    fn first_status(&self) -> Result<Option<u16>, String> {
+        let attribute = Attribute::FirstStatus;
+        if !self.item.contains_key(self.table.attribute(attribute)) {
+            return Ok(None);
+        }
+        let status = u16::try_from(self.number(attribute)?);
+        status.map(Some).map_err(|_| self.no(attribute, "number"))
     }
 
     fn answered(&self) -> Result<Answered, String> {
@@ -220,7 +247,7 @@ impl Reader<'_> {
         };
         Ok(Answered {
             owner: self.owner()?,
-            fingerprint: self.fingerprint()?,
+            identity: self.identity()?,
             created_at: self.time(Attribute::CreatedAt)?,
             expires_at: self.time(Attribute::ExpiresAt)?,
             head,
@@ -234,10 +261,9 @@ impl Reader<'_> {
         Ok(Owner::from_bytes(bytes))
     }
 
-    fn fingerprint(&self) -> Result<Fingerprint, String> {
-        let bytes = self.bytes(Attribute::Validation)?.try_into();
-        let bytes = bytes.map_err(|_| self.no(Attribute::Validation, "32 bytes"))?;
-        Ok(Fingerprint::from_bytes(bytes))
+    fn identity(&self) -> Result<Identity, String> {
+        let bytes = self.bytes(Attribute::Validation)?;
+        Identity::from_bytes(bytes).ok_or_else(|| self.no(Attribute::Validation, "56 bytes"))
     }
 
     fn time(&self, attribute: Attribute) -> Result<Timestamp, String> {

@@ -29,7 +29,7 @@ use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Lease, Record, has_lapsed};
+use crate::record::{ClaimRequest, Lease, Record, Renewal, has_lapsed};
 
 pub use self::table::Attribute;
 pub use self::trouble::TableError;
@@ -254,8 +254,8 @@ impl Store for DynamoDbStore {
         self.claim_in_rounds(request).await
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        self.prolong(lease, deadline).await
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+        self.prolong(lease, renewal).await
     }
 
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
@@ -265,7 +265,10 @@ impl Store for DynamoDbStore {
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
         match release {
             Release::Free => self.free(lease).await,
-            Release::Orphan => self.orphan(lease).await,
+            Release::Orphan {
+                expires_at,
+                first_status,
+            } => self.orphan(lease, expires_at, first_status).await,
         }
     }
 

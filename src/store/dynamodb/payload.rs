@@ -89,7 +89,7 @@ fn write_units(bytes: usize) -> usize {
 
 fn too_large(length: usize) -> StoreError {
     StoreError::new(
-        StoreErrorKind::Unusable,
+        StoreErrorKind::TooLarge,
         format!(
             "an answer of {length} bytes is larger than the {} that the DynamoDB store keeps",
             DynamoDbStore::MAX_ANSWER
@@ -205,7 +205,7 @@ mod tests {
     fn an_answer_over_the_limit_is_refused() {
         let payload = vec![0; DynamoDbStore::MAX_ANSWER + 1].into();
         let error = Encoded::new(&payload, 0).expect_err("it is too large");
-        assert_eq!(error.kind(), StoreErrorKind::Unusable);
+        assert_eq!(error.kind(), StoreErrorKind::TooLarge);
     }
 
     #[test]

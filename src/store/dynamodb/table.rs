@@ -29,7 +29,7 @@ pub enum Attribute {
     Status,
     /// `data` (B): the answer.
     Data,
-    /// `validation` (B): the fingerprint of the request.
+    /// `validation` (B): the digests of caller and request, and the recipe that made them.
     Validation,
     /// `attempt` (N): which attempt at the key it is.
     Attempt,
@@ -41,6 +41,8 @@ pub enum Attribute {
     Deadline,
     /// `expires_at` (N): when the record is forgotten, in microseconds since the Unix epoch.
     ExpiresAt,
+    /// `first_status` (N): the HTTP status that left the outcome of an orphan unknown.
+    FirstStatus,
     /// `format` (N): the version of the item's form.
     Format,
     /// `key_parts` (M): namespace, scope, method, target and key, for operators to read.
@@ -54,7 +56,7 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Id,
         Self::Expiration,
         Self::InProgressExpiration,
@@ -66,6 +68,7 @@ impl Attribute {
         Self::CreatedAt,
         Self::Deadline,
         Self::ExpiresAt,
+        Self::FirstStatus,
         Self::Format,
         Self::KeyParts,
         Self::Owner,
@@ -87,6 +90,7 @@ impl Attribute {
             Self::CreatedAt => "created_at",
             Self::Deadline => "deadline",
             Self::ExpiresAt => "expires_at",
+            Self::FirstStatus => "first_status",
             Self::Format => "format",
             Self::KeyParts => "key_parts",
             Self::Owner => "owner",

@@ -111,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::fingerprint::Fingerprint;
+    use crate::record::Identity;
 
     const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -122,7 +123,7 @@ mod tests {
 
     fn answer(lifetime: Duration) -> Completed {
         Completed {
-            fingerprint: Fingerprint::from_bytes([9; 32]),
+            identity: Identity::of_work(Fingerprint::from_bytes([9; 32])),
             payload: Bytes::from_static(b"payload"),
             created_at: START,
             expires_at: START.plus(lifetime),

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::kept::Kept;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Decision, Held, Lease, decide, has_lapsed};
+use crate::record::{ClaimRequest, Decision, Held, Lease, decide};
 use crate::store::{Claim, Waiter};
 
 /// A table with fewer records in progress than this is not searched for forgotten ones.
@@ -59,8 +59,11 @@ impl Table {
             return 0;
         }
         self.in_progress.retain(|_, record| {
-            let forgotten = has_lapsed(&record.lease, request.now, request.clock_skew)
-                && record.lease.expires_at <= request.now;
+            let lapsed =
+                request
+                    .liveness
+                    .has_lapsed(&record.lease, request.now, request.clock_skew);
+            let forgotten = lapsed && record.lease.expires_at <= request.now;
             if forgotten {
                 record.wake();
             }
@@ -97,11 +100,12 @@ impl InProgress {
                 Claim::Acquired(self.lease.clone())
             }
             Decision::Own => Claim::Acquired(self.lease.clone()),
-            Decision::Orphaned => Claim::Orphaned,
+            Decision::Orphaned => Claim::orphaned(&self.lease),
+            Decision::CallerDiffers => Claim::CallerDiffers,
             Decision::Reused => Claim::Reused,
+            Decision::SettingsChanged { recorded } => Claim::SettingsChanged { recorded },
             Decision::InProgress | Decision::Replay => Claim::InProgress {
-                started_at: self.lease.started_at,
-                deadline: self.lease.deadline,
+                lease: self.lease.clone(),
                 waiter: request.wants_waiter.then(|| self.waiter()),
             },
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::*;
 use crate::fingerprint::Fingerprint;
 use crate::key::KeyParts;
-use crate::record::Owner;
+use crate::record::{Identity, Liveness, Owner};
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -24,7 +24,8 @@ fn with_request<T>(number: u64, now: Timestamp, then: impl Fn(&ClaimRequest<'_>)
     then(&ClaimRequest {
         key: &parts.record_key(),
         parts: &parts,
-        fingerprint: Fingerprint::of(["same"]),
+        identity: Identity::of_work(Fingerprint::of(["same"])),
+        accepted: &[],
         owner: Owner::new(now).expect("the operating system gives random bytes"),
         now,
         lease: Duration::from_secs(30),
@@ -32,6 +33,7 @@ fn with_request<T>(number: u64, now: Timestamp, then: impl Fn(&ClaimRequest<'_>)
         clock_skew: Duration::ZERO,
         take_over: true,
         wants_waiter: false,
+        liveness: Liveness::UNKNOWN,
     })
 }
 
@@ -68,12 +70,16 @@ fn a_renewal_that_comes_late_takes_nothing_back() {
     let lease = acquire(&store, 1, START);
     let minutes = |count: u32| START.plus(HOUR / 60 * count);
     for deadline in [minutes(2), minutes(1)] {
-        let renewed = at_once(store.renew(&lease, deadline));
+        let renewal = Renewal {
+            deadline,
+            expires_at: lease.expires_at,
+        };
+        let renewed = at_once(store.renew(&lease, renewal));
         assert!(matches!(renewed, Ok(Fenced::Applied)), "{renewed:?}");
     }
     let claim = claim(&store, 1, minutes(2));
     assert!(
-        matches!(claim, Ok(Claim::InProgress { deadline, .. }) if deadline == minutes(2)),
+        matches!(claim, Ok(Claim::InProgress { ref lease, .. }) if lease.deadline == minutes(2)),
         "{claim:?}"
     );
 }

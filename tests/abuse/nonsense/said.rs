@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use tokio::time::Instant;
-use tower_idempotency::record::{ClaimRequest, Completed, FencingToken, Lease, Owner, Record};
+use tower_idempotency::record::{
+    ClaimRequest, Completed, FencingToken, Identity, Lease, Owner, Record, Renewal,
+};
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 use tower_idempotency::testing::TokioClock;
 use tower_idempotency::{
@@ -47,7 +49,7 @@ impl Store for Says {
         Ok((self.to_claims)(request))
     }
 
-    async fn renew(&self, _: &Lease, _: Timestamp) -> Result<Fenced, StoreError> {
+    async fn renew(&self, _: &Lease, _: Renewal) -> Result<Fenced, StoreError> {
         Ok(Fenced::Applied)
     }
 
@@ -80,7 +82,7 @@ fn answer(body: &'static str) -> Response<Bytes> {
 fn of_another(now: Timestamp) -> Completed {
     let response = StoredResponse::from(answer("of another"));
     Completed {
-        fingerprint: Fingerprint::from_bytes(ANOTHER),
+        identity: Identity::of_work(Fingerprint::from_bytes(ANOTHER)),
         payload: Answer::Response(response).encode(),
         created_at: now,
         expires_at: now.plus(Duration::from_secs(60)),
@@ -103,7 +105,7 @@ async fn a_lease_of_another_is_not_run_under() {
     let of_others: [fn(&mut Lease); 3] = [
         |lease| lease.key = RecordKey::from_bytes(ANOTHER),
         |lease| lease.owner = Owner::from_bytes([7; 16]),
-        |lease| lease.fingerprint = Fingerprint::from_bytes(ANOTHER),
+        |lease| lease.identity.request = Fingerprint::from_bytes(ANOTHER),
     ];
     for make_it_so in of_others {
         let store = Says::to_claims(move |request| {
@@ -158,8 +160,7 @@ async fn a_run_that_ends_again_and_again_is_waited_for_no_longer_than_the_settin
         let claims = counted.fetch_add(1, Ordering::SeqCst);
         assert!(claims < 10_000, "asked again and again without a pause");
         Claim::InProgress {
-            started_at: request.now,
-            deadline: request.now.plus(Duration::from_secs(30)),
+            lease: granted(request),
             waiter: Some(Waiter::new(ready(()))),
         }
     });

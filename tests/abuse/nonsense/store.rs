@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use tower_idempotency::record::{ClaimRequest, Completed, FencingToken, Lease, Owner, Record};
+use tower_idempotency::record::{
+    CallerDigest, ClaimRequest, Completed, FencingToken, Identity, Lease, Owner, RecipeId, Record,
+    Renewal,
+};
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 use tower_idempotency::{
     Answer, Fingerprint, RecordKey, StoreError, StoreErrorKind, StoredResponse, Timestamp,
@@ -53,10 +56,22 @@ impl Draw {
         }
     }
 
-    fn fingerprint(&mut self, asked: Fingerprint) -> Fingerprint {
-        match self.one_in(2) {
-            true => asked,
-            false => Fingerprint::from_bytes(self.bytes()),
+    fn identity(&mut self, asked: Identity) -> Identity {
+        let (caller, recipe) = (self.bytes(), self.bytes());
+        match self.below(6) {
+            0 => Identity {
+                request: Fingerprint::from_bytes(self.bytes()),
+                ..asked
+            },
+            1 => Identity {
+                caller: CallerDigest::from_bytes(caller),
+                ..asked
+            },
+            2 => Identity {
+                recipe: RecipeId::from_bytes(recipe),
+                ..asked
+            },
+            _ => asked,
         }
     }
 
@@ -80,11 +95,11 @@ impl Draw {
         }
     }
 
-    fn completed(&mut self, asked: Fingerprint, now: Timestamp) -> Completed {
-        let fingerprint = self.fingerprint(asked);
+    fn completed(&mut self, asked: Identity, now: Timestamp) -> Completed {
+        let identity = self.identity(asked);
         Completed {
-            fingerprint,
-            payload: self.payload(fingerprint == asked),
+            identity,
+            payload: self.payload(identity == asked),
             created_at: self.time(now),
             expires_at: self.time(now),
         }
@@ -100,9 +115,9 @@ impl Draw {
                 true => Owner::from_bytes(self.bytes()),
                 false => of.owner,
             },
-            fingerprint: match self.one_in(8) {
-                true => Fingerprint::from_bytes(self.bytes()),
-                false => of.fingerprint,
+            identity: match self.one_in(8) {
+                true => self.identity(of.identity),
+                false => of.identity,
             },
             token: FencingToken::from_u64(self.number()),
             attempt: self.below(3) as u32,
@@ -110,14 +125,17 @@ impl Draw {
             started_at: self.time(now),
             deadline: self.time(now),
             expires_at: self.time(now),
+            first_status: self.one_in(2).then(|| self.number() as u16),
         }
     }
 
     fn error(&mut self) -> StoreError {
-        let kind = match self.below(4) {
+        let kind = match self.below(6) {
             0 => StoreErrorKind::Damaged,
             1 => StoreErrorKind::Full,
             2 => StoreErrorKind::Unavailable,
+            3 => StoreErrorKind::Newer,
+            4 => StoreErrorKind::TooLarge,
             _ => StoreErrorKind::Unusable,
         };
         let error = StoreError::new(kind, "nonsense");
@@ -134,18 +152,23 @@ impl Draw {
         Some(Ok(match self.below(8) {
             0 => Claim::Acquired(lease),
             1 => Claim::Acquired(self.lease(&lease, now)),
-            2 | 3 => Claim::Completed(self.completed(request.fingerprint, now)),
+            2 | 3 => Claim::Completed(self.completed(request.identity, now)),
             4 => Claim::InProgress {
-                started_at: self.time(now),
-                deadline: self.time(now),
+                lease: self.lease(&lease, now),
                 waiter: match self.below(3) {
                     0 => None,
                     1 => Some(Waiter::new(ready(()))),
                     _ => Some(Waiter::new(pending())),
                 },
             },
-            5 if self.one_in(2) => Claim::Orphaned,
-            5 => Claim::Reused,
+            5 => match self.below(4) {
+                0 => Claim::orphaned(&self.lease(&lease, now)),
+                1 => Claim::CallerDiffers,
+                2 => Claim::SettingsChanged {
+                    recorded: RecipeId::from_bytes(self.bytes()),
+                },
+                _ => Claim::Reused,
+            },
             6 => return Some(Err(self.error())),
             _ => return None,
         }))
@@ -155,7 +178,7 @@ impl Draw {
         Some(Ok(match self.below(5) {
             0 => Fenced::Applied,
             1 => Fenced::LeaseLost(None),
-            2 => Fenced::LeaseLost(Some(self.completed(lease.fingerprint, lease.started_at))),
+            2 => Fenced::LeaseLost(Some(self.completed(lease.identity, lease.started_at))),
             3 => return Some(Err(self.error())),
             _ => return None,
         }))
@@ -203,7 +226,7 @@ impl Store for Nonsense {
         answered(self.drawn(|draw| draw.claim(request))).await
     }
 
-    async fn renew(&self, lease: &Lease, _: Timestamp) -> Result<Fenced, StoreError> {
+    async fn renew(&self, lease: &Lease, _: Renewal) -> Result<Fenced, StoreError> {
         answered(self.drawn(|draw| draw.fenced(lease))).await
     }
 
@@ -233,7 +256,7 @@ impl Store for Nonsense {
             Some(Ok(match draw.below(5) {
                 0 => None,
                 1 => Some(Record::InProgress(draw.lease(&asked, now))),
-                2 => Some(Record::Completed(draw.completed(asked.fingerprint, now))),
+                2 => Some(Record::Completed(draw.completed(asked.identity, now))),
                 3 => return Some(Err(draw.error())),
                 _ => return None,
             }))

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::task::yield_now;
-use tower_idempotency::record::{ClaimRequest, Lease, Record};
+use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
 use tower_idempotency::store::{Claim, Completion, Fenced, MemoryStore, Release, Store, Waiter};
 use tower_idempotency::{RecordKey, StoreError, StoreErrorKind, Timestamp};
 
@@ -149,8 +149,8 @@ impl Store for FaultyStore {
         Ok(self.give_back(claim))
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        let renewed = self.inner.renew(lease, deadline).await?;
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+        let renewed = self.inner.renew(lease, renewal).await?;
         self.faults.renewal_count.fetch_add(1, Ordering::SeqCst);
         Ok(renewed)
     }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tower_idempotency::record::{ClaimRequest, Lease, Record};
+use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
 use tower_idempotency::store::{
     Claim, Completion, Fenced, MemoryStore, Release, SharedStore, Store, Tiered,
 };
@@ -114,8 +114,8 @@ impl<St: Store> Store for Yielding<St> {
         yielding_around(self.0.claim(request)).await
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        yielding_around(self.0.renew(lease, deadline)).await
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+        yielding_around(self.0.renew(lease, renewal)).await
     }
 
     async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tower_idempotency::record::{ClaimRequest, Lease, Record};
+use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store};
 use tower_idempotency::testing::{Call, Fault, FaultStore};
 use tower_idempotency::{RecordKey, StoreError, Timestamp};
@@ -76,14 +76,16 @@ impl<St: Store> Watched<St> {
                 body: recorded(&completed.payload),
             },
             Ok(Claim::InProgress { .. }) => Claimed::InProgress,
-            Ok(Claim::Orphaned) => Claimed::Orphaned,
+            Ok(Claim::Orphaned { .. }) => Claimed::Orphaned,
             Ok(Claim::Reused) => Claimed::Reused,
-            Ok(other) => panic!("an unknown claim: {other:?}"),
+            Ok(Claim::CallerDiffers | Claim::SettingsChanged { .. }) => {
+                panic!("there is one caller and one recipe: {claim:?}")
+            }
             Err(_) => Claimed::Failed,
         };
         let claim = Stored::Claim {
             owner: Id::of_owner(request.owner),
-            content: Id::of_content(request.fingerprint),
+            content: Id::of_content(request.identity.request),
             now: moment(request.now),
             takes_over: request.take_over,
             gave,
@@ -113,11 +115,11 @@ impl<St: Store> Store for Watched<St> {
         claim
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        let fenced = self.inner.renew(lease, deadline).await;
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+        let fenced = self.inner.renew(lease, renewal).await;
         let renew = Stored::Renew {
             owner: Id::of_lease(lease),
-            deadline: moment(deadline),
+            deadline: moment(renewal.deadline),
             gave: written(&fenced),
         };
         self.note(&lease.key, renew);
@@ -339,8 +341,8 @@ impl<St: Store> Store for Uplink<St> {
             .await
     }
 
-    async fn renew(&self, lease: &Lease, deadline: Timestamp) -> Result<Fenced, StoreError> {
-        self.call(Call::Renew, &lease.key, self.store.renew(lease, deadline))
+    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+        self.call(Call::Renew, &lease.key, self.store.renew(lease, renewal))
             .await
     }
 
