@@ -254,20 +254,32 @@ pub struct Renewal {
 /// Knows which attempts are alive in this process. Its answer needs no clock, so a lease whose
 /// holder it knows has not lapsed, whatever its deadline says.
 #[derive(Clone, Copy)]
-pub struct Liveness<'a>(Option<&'a (dyn Fn(Owner) -> bool + Send + Sync)>);
+pub struct Liveness<'a>(Option<&'a dyn KnowsHolders>);
+
+/// Knows which attempts are alive.
+pub trait KnowsHolders: Send + Sync {
+    /// Says whether `owner` is known to be alive.
+    fn is_alive(&self, owner: Owner) -> bool;
+}
+
+impl<F: Fn(Owner) -> bool + Send + Sync> KnowsHolders for F {
+    fn is_alive(&self, owner: Owner) -> bool {
+        self(owner)
+    }
+}
 
 impl<'a> Liveness<'a> {
     /// Knows of nobody.
     pub const UNKNOWN: Self = Self(None);
 
-    /// Asks `is_alive`.
-    pub const fn new(is_alive: &'a (dyn Fn(Owner) -> bool + Send + Sync)) -> Self {
-        Self(Some(is_alive))
+    /// Asks `holders`.
+    pub const fn new(holders: &'a dyn KnowsHolders) -> Self {
+        Self(Some(holders))
     }
 
     /// Says whether `owner` is known to be alive.
     pub fn is_alive(self, owner: Owner) -> bool {
-        self.0.is_some_and(|is_alive| is_alive(owner))
+        self.0.is_some_and(|holders| holders.is_alive(owner))
     }
 
     /// Says whether a lease has lapsed at `now`, for someone whose clock may be `clock_skew`

@@ -5,6 +5,14 @@ mod detach;
 mod end;
 mod give_back;
 mod heart;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "what an attempt says of itself is asked for at its end"
+    )
+)]
+mod living;
 mod outcome;
 mod plain;
 mod room;
@@ -25,6 +33,11 @@ pub(crate) use self::detach::{Detached, Stage};
 pub use self::end::Recorded;
 pub(crate) use self::end::{End, Finished, Recordable, Settled};
 use self::heart::Heart;
+#[cfg_attr(
+    not(feature = "test-util"),
+    expect(unreachable_pub, reason = "only tests have several")
+)]
+pub use self::living::Living;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, Ran, RunError};
 use self::plain::{PlainWork, replayed};
@@ -76,6 +89,7 @@ struct Shared<St> {
     store: Arc<St>,
     clock: Arc<dyn Clock>,
     heart: Arc<Heart<St>>,
+    living: Living,
     runs: Arc<Runs>,
     settings: Settings,
 }
@@ -121,6 +135,7 @@ impl<St: Store> Executor<St> {
                 heart: Heart::new(Arc::clone(&store), Arc::clone(&clock)),
                 store,
                 clock,
+                living: Living::of_this_process(),
                 runs: Arc::default(),
                 settings: Settings::default(),
             }),
@@ -214,6 +229,15 @@ impl<St: Store> Executor<St> {
         let shared = Arc::make_mut(&mut self.shared);
         shared.clock = Arc::new(clock);
         shared.heart = Heart::new(Arc::clone(&shared.store), Arc::clone(&shared.clock));
+        self
+    }
+
+    /// Makes it one of another process, so that a test can have several in one. Default: all
+    /// executors are of this process.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn living(mut self, living: Living) -> Self {
+        Arc::make_mut(&mut self.shared).living = living;
         self
     }
 
@@ -315,6 +339,11 @@ impl<St: Store> Executor<St> {
         Room::new(&self.shared.runs, max)
     }
 
+    /// The attempts that are alive in this process.
+    pub(crate) fn living_here(&self) -> Living {
+        self.shared.living
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
@@ -371,6 +400,7 @@ impl<St> Clone for Shared<St> {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             heart: Arc::clone(&self.heart),
+            living: self.living,
             runs: Arc::clone(&self.runs),
             settings: self.settings.clone(),
         }
