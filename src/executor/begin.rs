@@ -2,39 +2,41 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{Instrument, Span, warn};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 use super::detach::Stage;
 use super::living::{Alive, Living};
 use super::runs::{Entered, Permit};
+use super::wait::SharedEnd;
 use super::{Attempt, Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
-use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
+use crate::policy::Orphan;
 use crate::record::{
     ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, decide,
     has_lapsed, random_u64,
 };
-use crate::response::Answer;
-use crate::store::{Claim, Completion, Fenced, Store, Waiter};
+use crate::store::{Claim, Completion, Store, Waiter};
 
-/// The first pause between two looks at a run on another node.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The least pause between two waits for a run.
 const BREATH: Duration = Duration::from_millis(1);
 
 /// Who wants to run.
 pub(crate) struct Claimant {
     pub(crate) key: IdempotencyKey,
-    identity: Identity,
+    pub(super) identity: Identity,
     accepted: Vec<Identity>,
     pub(super) owner: Owner,
 }
 
 impl Claimant {
+    /// Whether a record, or a run, belongs to the same request.
+    pub(super) fn is_for(&self, recorded: &Identity) -> bool {
+        self.identity == *recorded || self.accepted.contains(recorded)
+    }
+
     pub(crate) fn new(
         key: IdempotencyKey,
         identity: Identity,
@@ -54,6 +56,8 @@ impl Claimant {
 pub(crate) enum Begun {
     Held(Held),
     Completed(Completed),
+    /// The end of the run that it waited for, which is not recorded.
+    Shared(SharedEnd),
     Refused(Conflict),
 }
 
@@ -78,9 +82,9 @@ enum Claimed {
 }
 
 /// Another attempt at the key.
-struct InFlight {
-    lease: Lease,
-    waiter: Option<Waiter>,
+pub(super) struct InFlight {
+    pub(super) lease: Lease,
+    pub(super) waiter: Option<Waiter>,
 }
 
 impl InFlight {
@@ -125,12 +129,10 @@ impl<St: Store> Executor<St> {
 
     /// Begins, waiting for the store and, if so set, for a run in flight. Tells `stage` when the
     /// key may be held.
-    ///
-    /// What rarely happens is boxed, so that the rest is small.
     pub(crate) async fn begin(&self, claimant: &Claimant, stage: &Stage) -> Begun {
         let wait = self.shared.settings.wait;
         let patience = (!wait.is_zero()).then(|| after(wait));
-        let mut has_waited = false;
+        let mut lookout = None;
         loop {
             stage.may_hold();
             let claimed = match self.enter() {
@@ -138,21 +140,10 @@ impl<St: Store> Executor<St> {
                 Err(conflict) => self.look(claimant, conflict).await,
             };
             let in_flight = match claimed {
-                Claimed::Begun(Begun::Held(held)) if stage.is_left() => {
-                    Box::pin(self.undo(held)).await;
-                    return Begun::Refused(Conflict::Left);
+                Claimed::Begun(begun) => {
+                    self.tell_others(lookout, claimant, &begun);
+                    return self.checked(begun, claimant, stage).await;
                 }
-                // Stopped for longer than its lease, before its work began: another may have begun.
-                Claimed::Begun(Begun::Held(held)) if held.lease.deadline <= self.now() => {
-                    Box::pin(self.undo(held)).await;
-                    return Begun::Refused(Conflict::InProgress {
-                        retry_after: Duration::from_secs(1),
-                    });
-                }
-                Claimed::Begun(Begun::Held(held)) if self.reconciles(&held) => {
-                    return Box::pin(self.reconcile(held, &claimant.key)).await;
-                }
-                Claimed::Begun(begun) => return begun,
                 Claimed::InProgress(in_flight) => in_flight,
             };
             stage.holds_nothing();
@@ -160,103 +151,40 @@ impl<St: Store> Executor<St> {
                 // Nobody waits for the run in flight any more.
                 return Begun::Refused(Conflict::Left);
             }
-            match patience {
-                Some(patience) if Instant::now() < patience => {
-                    // A store that says by turns that a run has ended and goes on would keep
-                    // this thread busy.
-                    if std::mem::replace(&mut has_waited, true) {
-                        sleep(BREATH).await;
-                    }
-                    self.wait_for(in_flight, claimant, patience).await;
-                }
-                _ => return Begun::Refused(in_flight.conflict(self.now())),
+            let Some(patience) = patience.filter(|patience| Instant::now() < *patience) else {
+                return Begun::Refused(in_flight.conflict(self.now()));
+            };
+            let waiting = self.wait_for(in_flight, claimant, &mut lookout, patience);
+            if let Some(begun) = waiting.await {
+                return begun;
             }
+            // A store that says by turns that a run has ended and goes on would keep this thread
+            // busy.
+            sleep(BREATH).await;
         }
     }
 
-    /// Whether the business system is asked before work begins under this lease: an attempt before
-    /// it left no outcome, and the policy is to ask.
-    pub(crate) fn reconciles(&self, held: &Held) -> bool {
-        held.lease.attempt > 1 && matches!(self.shared.settings.orphan, Orphan::Reconcile(_))
-    }
-
-    /// Asks the business system what the attempts before `held` have done.
-    pub(crate) async fn reconcile(&self, held: Held, key: &IdempotencyKey) -> Begun {
-        let settings = &self.shared.settings;
-        let Orphan::Reconcile(reconcile) = &settings.orphan else {
-            return Begun::Held(held);
+    /// Looks whether work may begin under a lease that was granted.
+    ///
+    /// What rarely happens is boxed, so that the rest is small.
+    async fn checked(&self, begun: Begun, claimant: &Claimant, stage: &Stage) -> Begun {
+        let Begun::Held(held) = begun else {
+            return begun;
         };
-        match self.ask(reconcile, key, &held.lease).await {
-            Reconciled::NotExecuted => Begun::Held(held),
-            Reconciled::Unknown => {
-                let first_seen = held.lease.created_at;
-                self.undo(held).await;
-                Begun::Refused(Conflict::OutcomeUnknownYet { first_seen })
-            }
-            Reconciled::Completed(answer) => {
-                let completion = self.completion(answer.encode(), None);
-                let completed = Completed {
-                    identity: held.lease.identity,
-                    payload: completion.payload.clone(),
-                    created_at: held.lease.created_at,
-                    expires_at: completion.expires_at,
-                };
-                match self
-                    .bounded(self.shared.store.complete(&held.lease, &completion))
-                    .await
-                {
-                    Ok(Fenced::Applied) => Begun::Completed(completed),
-                    Ok(Fenced::LeaseLost(Some(recorded)))
-                        if recorded.identity == held.lease.identity =>
-                    {
-                        Begun::Completed(recorded)
-                    }
-                    Ok(Fenced::LeaseLost(_)) => Begun::Refused(Conflict::LeaseLost),
-                    Err(error) => {
-                        // The next request asks again.
-                        warn!(record = %held.lease.key, %error, "a reconciled answer was not recorded");
-                        match settings.answer_unrecorded {
-                            true => Begun::Completed(completed),
-                            false => Begun::Refused(Conflict::NotRecorded),
-                        }
-                    }
-                }
-            }
+        if stage.is_left() {
+            Box::pin(self.undo(held)).await;
+            return Begun::Refused(Conflict::Left);
         }
-    }
-
-    /// Asks what became of a lost attempt, under the lease. No answer in time, and a panic, count
-    /// as not knowing.
-    pub(super) async fn ask(
-        &self,
-        reconcile: &Reconcile<Answer>,
-        key: &IdempotencyKey,
-        lease: &Lease,
-    ) -> Reconciled<Answer> {
-        let settings = &self.shared.settings;
-        let _beating = self.shared.heart.keep(lease, settings.lease, None);
-        let orphaned = Orphaned {
-            key: key.clone(),
-            fingerprint: lease.identity.request,
-            token: lease.token,
-            created_at: lease.created_at,
-        };
-        // In a task of its own, which keeps its panic to itself.
-        let reconcile = reconcile.clone();
-        let asking = async move { reconcile.ask(orphaned).await };
-        let asked = tokio::spawn(asking.instrument(Span::current()));
-        let abort = asked.abort_handle();
-        match timeout(settings.reconcile_timeout, asked).await {
-            Ok(Ok(reconciled)) => reconciled,
-            Ok(Err(_)) => {
-                warn!(record = %lease.key, "asking for the outcome of a run panicked");
-                Reconciled::Unknown
-            }
-            Err(_) => {
-                abort.abort();
-                warn!(record = %lease.key, "nobody said in time what became of a run");
-                Reconciled::Unknown
-            }
+        // Stopped for longer than its lease, before its work began: another may have begun.
+        if held.lease.deadline <= self.now() {
+            Box::pin(self.undo(held)).await;
+            return Begun::Refused(Conflict::InProgress {
+                retry_after: Duration::from_secs(1),
+            });
+        }
+        match self.reconciles(&held) {
+            true => Box::pin(self.reconcile(held, &claimant.key, stage)).await,
+            false => Begun::Held(held),
         }
     }
 
@@ -320,7 +248,7 @@ impl<St: Store> Executor<St> {
 
     /// Whether a lease has lapsed. That of an attempt which is alive in this process has not,
     /// whatever the clock says.
-    fn has_lapsed(&self, lease: &Lease, now: Timestamp) -> bool {
+    pub(super) fn has_lapsed(&self, lease: &Lease, now: Timestamp) -> bool {
         has_lapsed(lease, now, self.shared.settings.clock_skew)
             && !self.living_here().contains(lease.owner)
     }
@@ -339,14 +267,14 @@ impl<St: Store> Executor<St> {
         let store = &self.shared.store;
         let first = request();
         let mut claim = self.bounded(store.claim(&first)).await;
-        let mut ambiguous = claim.as_ref().is_err_and(StoreError::may_have_been_applied);
-        if ambiguous {
+        if claim.as_ref().is_err_and(StoreError::may_have_been_applied) {
             // The owner tells: if the first try was applied, this one gets its lease.
             claim = self.bounded(store.claim(&request())).await;
-            ambiguous = claim.is_err();
-        }
-        if ambiguous {
-            self.give_back_in_background(claimant);
+            if let Err(error) = claim {
+                // It counts among the runs until it is known that nothing is left of it.
+                self.give_back_in_background(claimant, entered.hold());
+                return Claimed::Begun(store_failed(error));
+            }
         }
         classify(claim, &first, entered, self.living_here())
     }
@@ -379,44 +307,6 @@ impl<St: Store> Executor<St> {
             _ => Begun::Refused(conflict),
         };
         Claimed::Begun(begun)
-    }
-
-    /// Waits until the run in flight has ended, its lease has lapsed, or `patience` is over.
-    async fn wait_for(&self, in_flight: InFlight, claimant: &Claimant, patience: Instant) {
-        let lapses_at = in_flight
-            .lease
-            .deadline
-            .plus(self.shared.settings.clock_skew);
-        let left_of_lease = lapses_at.since(self.now());
-        let until = patience.min(after(left_of_lease + Duration::from_millis(1)));
-        match in_flight.waiter {
-            Some(waiter) => {
-                // Whether it ended or the time is over: the next claim tells.
-                let _ = timeout_at(until, waiter).await;
-            }
-            None => {
-                let _ = timeout_at(until, self.poll_until_ended(claimant)).await;
-            }
-        }
-    }
-
-    /// Looks at a run on another node until it has ended: more and more rarely, and not in step
-    /// with others who do the same.
-    async fn poll_until_ended(&self, claimant: &Claimant) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            sleep(jittered(pause)).await;
-            pause = LONGEST_PAUSE.min(pause * 3 / 2);
-            let now = self.now();
-            let key = claimant.key.record_key();
-            match self.bounded(self.shared.store.get(key, now)).await {
-                Ok(Some(Record::InProgress(lease))) if !self.has_lapsed(&lease, now) => {}
-                Ok(_) => return,
-                Err(error) => {
-                    warn!(%error, "the store did not say whether a run has ended; asking again");
-                }
-            }
-        }
     }
 }
 
@@ -464,12 +354,14 @@ fn classify(
             );
             Begun::Refused(Conflict::SettingsChanged)
         }
-        Err(error) => {
-            warn!(%error, kind = ?error.kind(), "the store did not take a claim");
-            Begun::Refused(Conflict::Store(error))
-        }
+        Err(error) => store_failed(error),
     };
     Claimed::Begun(begun)
+}
+
+fn store_failed(error: StoreError) -> Begun {
+    warn!(%error, kind = ?error.kind(), "the store did not take a claim");
+    Begun::Refused(Conflict::Store(error))
 }
 
 fn is_for(lease: &Lease, request: &ClaimRequest<'_>) -> bool {

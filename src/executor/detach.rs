@@ -92,6 +92,14 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// Of a future that holds the key from the start, but has not begun the work.
+    pub(crate) const fn holding() -> Self {
+        Self {
+            may_hold: AtomicBool::new(true),
+            left: AtomicBool::new(false),
+        }
+    }
+
     /// From here on the key may be ours: a claim is on its way, or was granted.
     pub(super) fn may_hold(&self) {
         self.may_hold.store(true, Ordering::SeqCst);

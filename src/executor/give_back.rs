@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::begin::{Claimant, jittered};
+use super::runs::Permit;
 use super::{Executor, after};
 use crate::key::RecordKey;
 use crate::policy::Orphan;
@@ -20,11 +21,13 @@ const MOST_LEASES_LOOKED: u32 = 20;
 
 impl<St: Store> Executor<St> {
     /// Looks whether a claim without an answer was granted, and gives the key back if it was: its
-    /// work was not begun.
+    /// work was not begun. It counts among the runs, so that there are no more of these than runs
+    /// may be, and a shutdown waits for them.
     ///
-    /// It looks until a lease would have lapsed, for the claim, or a copy of it, may still be under
-    /// way. Where a lapsed lease is held for good, it looks until the store has answered.
-    pub(super) fn give_back_in_background(&self, claimant: &Claimant) {
+    /// It looks until it has given the key back, or until a lease would have lapsed, since the
+    /// claim may still be under way. Where a lapsed lease is held for good, it looks until the
+    /// store has answered.
+    pub(super) fn give_back_in_background(&self, claimant: &Claimant, permit: Permit) {
         let executor = self.clone();
         let key = *claimant.key.record_key();
         let owner = claimant.owner;
@@ -37,33 +40,39 @@ impl<St: Store> Executor<St> {
             };
             let mut pause = FIRST_PAUSE;
             loop {
-                let is_seen_to = executor.give_back(&key, owner).await;
+                let found = executor.give_back(&key, owner).await;
                 let now = Instant::now();
-                if now >= gives_up || (now >= lapsed && is_seen_to) {
-                    return;
+                let is_done = match found {
+                    Found::GivenBack => true,
+                    Found::Nothing => now >= lapsed,
+                    Found::NoAnswer => false,
+                };
+                if is_done || now >= gives_up {
+                    break;
                 }
                 sleep(jittered(pause)).await;
                 pause = (settings.lease / 3).min(pause * 2);
             }
+            drop(permit);
         });
     }
 
-    /// Gives a key back if `owner` holds it. Says whether it holds it no longer.
-    async fn give_back(&self, key: &RecordKey, owner: Owner) -> bool {
+    /// Gives a key back if `owner` holds it.
+    async fn give_back(&self, key: &RecordKey, owner: Owner) -> Found {
         let store = &self.shared.store;
         let lease = match self.bounded(store.get(key, self.now())).await {
             Ok(Some(Record::InProgress(lease))) if lease.owner == owner => lease,
-            Ok(_) => return true,
-            Err(_) => return false,
+            Ok(_) => return Found::Nothing,
+            Err(_) => return Found::NoAnswer,
         };
         match self
             .bounded(store.release(&lease, self.undoing(&lease)))
             .await
         {
-            Ok(_) => true,
+            Ok(_) => Found::GivenBack,
             Err(error) => {
                 warn!(record = %key, %error, "a key was not given back; trying again");
-                false
+                Found::NoAnswer
             }
         }
     }
@@ -76,4 +85,14 @@ impl<St: Store> Executor<St> {
             _ => self.as_orphan(),
         }
     }
+}
+
+/// What a look for a claim without an answer found.
+enum Found {
+    /// The claim was granted; the key is given back.
+    GivenBack,
+    /// The claim has not arrived, or another holds the key.
+    Nothing,
+    /// The store did not say, or did not take the key back.
+    NoAnswer,
 }

@@ -8,6 +8,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::BitOr;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
+use super::wait::{Awaited, SharedEnd};
 use crate::record::{KnowsHolders, Owner};
 
 /// Enough that two threads seldom want the same one.
@@ -55,7 +58,17 @@ struct Registry {
 /// On a cache line of its own.
 #[derive(Default)]
 #[repr(align(64))]
-struct Shard(Mutex<HashMap<u128, Flags, BuildHasherDefault<OfOwner>>>);
+struct Shard(Mutex<Table>);
+
+type Table = HashMap<u128, Noted, BuildHasherDefault<OfOwner>>;
+
+/// What is known of a living attempt.
+#[derive(Default)]
+struct Noted {
+    flags: Flags,
+    /// Made by the first who waits for its end.
+    tell: Option<watch::Sender<Option<SharedEnd>>>,
+}
 
 /// The number of an owner is as good as random, and so its own hash.
 #[derive(Default)]
@@ -98,7 +111,7 @@ impl Living {
 
     /// Counts the attempt of `owner` among the living for as long as the guard is there.
     pub(crate) fn enter(self, owner: Owner) -> Alive {
-        self.shard(owner).insert(number(owner), Flags::default());
+        self.shard(owner).insert(number(owner), Noted::default());
         Alive {
             living: self,
             owner,
@@ -115,17 +128,31 @@ impl Living {
     pub(crate) fn set(self, owner: Owner, flags: Flags) -> bool {
         match self.shard(owner).get_mut(&number(owner)) {
             Some(noted) => {
-                *noted = *noted | flags;
+                noted.flags = noted.flags | flags;
                 true
             }
             None => false,
         }
     }
 
-    fn shard(
-        self,
-        owner: Owner,
-    ) -> MutexGuard<'static, HashMap<u128, Flags, BuildHasherDefault<OfOwner>>> {
+    /// Resolves to the end of the attempt of `owner`; `None` when it is not alive in this process.
+    pub(super) fn ending_of(self, owner: Owner) -> Option<Awaited> {
+        let mut table = self.shard(owner);
+        let noted = table.get_mut(&number(owner))?;
+        let tell = noted.tell.get_or_insert_with(|| watch::channel(None).0);
+        Some(Awaited::new(tell.subscribe()))
+    }
+
+    /// Whether somebody in this process waits for the end of the attempt of `owner`.
+    pub(super) fn is_awaited(self, owner: Owner) -> bool {
+        let table = self.shard(owner);
+        let tell = table
+            .get(&number(owner))
+            .and_then(|noted| noted.tell.as_ref());
+        tell.is_some_and(|tell| tell.receiver_count() > 0)
+    }
+
+    fn shard(self, owner: Owner) -> MutexGuard<'static, Table> {
         // A byte that the tables within the shards use last.
         let byte = usize::from(owner.as_bytes()[6]);
         // No code that can panic runs while a table is changed, so a poisoned one is whole.
@@ -171,19 +198,34 @@ pub(crate) struct Alive {
 impl Alive {
     /// What the attempt has said of itself so far.
     pub(crate) fn flags(&self) -> Flags {
-        let noted = self.living.shard(self.owner);
-        noted.get(&number(self.owner)).copied().unwrap_or_default()
+        let table = self.living.shard(self.owner);
+        table
+            .get(&number(self.owner))
+            .map_or_else(Flags::default, |noted| noted.flags)
     }
 
-    /// Ends it, and returns what the attempt has said of itself.
-    pub(crate) fn leave(mut self) -> Flags {
+    /// Ends it. Those who wait for its end get `end`.
+    pub(super) fn leave(mut self, end: impl FnOnce() -> SharedEnd) {
         self.has_left = true;
-        self.remove()
+        if let Some(tell) = self.remove().and_then(|noted| noted.tell) {
+            tell.send_replace(Some(end()));
+        }
     }
 
-    fn remove(&self) -> Flags {
-        let removed = self.living.shard(self.owner).remove(&number(self.owner));
-        removed.unwrap_or_default()
+    /// Gives `end` to those who wait, although the attempt goes on: its record is missing yet.
+    pub(super) fn tell(&self, end: impl FnOnce() -> SharedEnd) {
+        let tell = self
+            .living
+            .shard(self.owner)
+            .get_mut(&number(self.owner))
+            .and_then(|noted| noted.tell.take());
+        if let Some(tell) = tell {
+            tell.send_replace(Some(end()));
+        }
+    }
+
+    fn remove(&self) -> Option<Noted> {
+        self.living.shard(self.owner).remove(&number(self.owner))
     }
 }
 
@@ -234,7 +276,7 @@ mod tests {
         assert!(living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
         let both = Flags::ANNOUNCES_EFFECTS | Flags::HAS_BEGUN_EFFECTS;
         assert_eq!(alive.flags(), both);
-        assert_eq!(alive.leave(), both);
+        drop(alive);
         assert!(!living.contains(owners[0]));
         assert!(!living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
         assert!(!both.contains(Flags(4)));

@@ -15,9 +15,11 @@ mod heart;
 mod living;
 mod outcome;
 mod plain;
+mod reconcile;
 mod room;
 mod run;
 mod runs;
+mod wait;
 
 use std::fmt;
 use std::future::Future;
@@ -45,6 +47,8 @@ pub(crate) use self::room::{Room, Taken};
 pub(crate) use self::run::{Run, Work};
 use self::runs::Runs;
 pub use self::runs::{Handle, Stats};
+use self::wait::Lookouts;
+pub(crate) use self::wait::{SharedEnd, What};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
@@ -90,6 +94,7 @@ struct Shared<St> {
     clock: Arc<dyn Clock>,
     heart: Arc<Heart<St>>,
     living: Living,
+    lookouts: Arc<Lookouts>,
     runs: Arc<Runs>,
     settings: Settings,
 }
@@ -136,6 +141,7 @@ impl<St: Store> Executor<St> {
                 store,
                 clock,
                 living: Living::of_this_process(),
+                lookouts: Arc::default(),
                 runs: Arc::default(),
                 settings: Settings::default(),
             }),
@@ -323,6 +329,8 @@ impl<St: Store> Executor<St> {
                     Run::new(held, claimant.key, work).await
                 }
                 Begun::Completed(completed) => replayed(&completed.payload),
+                // Results that are not recorded are not shared.
+                Begun::Shared(_) => Err(Conflict::NothingDone.into()),
                 Begun::Refused(conflict) => Err(conflict.into()),
             }
         });
@@ -401,6 +409,7 @@ impl<St> Clone for Shared<St> {
             clock: Arc::clone(&self.clock),
             heart: Arc::clone(&self.heart),
             living: self.living,
+            lookouts: Arc::clone(&self.lookouts),
             runs: Arc::clone(&self.runs),
             settings: self.settings.clone(),
         }

@@ -148,6 +148,9 @@ impl<E> From<Conflict> for RunError<E> {
             }
             Conflict::LeaseLost => Self::LeaseLost,
             Conflict::NotRecorded => Self::NotRecorded,
+            Conflict::NothingDone => Self::InProgress {
+                retry_after: Duration::from_secs(1),
+            },
             Conflict::TooManyRuns => Self::TooManyRuns,
             // Nobody is there to see it.
             Conflict::ShuttingDown | Conflict::Left => Self::ShuttingDown,
@@ -180,6 +183,8 @@ pub(crate) enum Conflict {
     LeaseLost,
     /// The work was done; its answer is withheld until the store has it.
     NotRecorded,
+    /// The run that was waited for did nothing, and there is nothing of it to share.
+    NothingDone,
     TooManyRuns,
     ShuttingDown,
     /// The one who asked has gone before the work began, so it did not begin.

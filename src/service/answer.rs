@@ -6,7 +6,7 @@ use http::header::HeaderValue;
 
 use crate::body::{BufferedBody, FromBuffered};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::executor::Settled;
+use crate::executor::{Conflict, Settled, SharedEnd, What};
 use crate::outcome::{IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, mark, report_times};
 use crate::problem::{Refusal, RefusalReason};
 use crate::record::Completed;
@@ -46,6 +46,23 @@ impl<St: Store> Shared<St> {
             );
         }
         self.told(response, Outcome::Replayed)
+    }
+
+    /// The response of the run that a request waited for, which is not recorded.
+    pub(super) fn share<RB: FromBuffered>(&self, end: &SharedEnd) -> Response<RB> {
+        let payload = match &end.what {
+            What::Response(payload) => payload,
+            What::Recorded(completed) => return self.replay(completed),
+            What::Nothing { .. } => return self.refuse(&Conflict::NothingDone.into()),
+        };
+        match Answer::decode(payload) {
+            Ok(Answer::Response(stored)) => {
+                let mut response = made_again(stored);
+                mark(response.headers_mut(), IDEMPOTENT_REPLAYED, TRUE);
+                self.told(response, Outcome::Replayed)
+            }
+            _ => self.refuse(&Conflict::NothingDone.into()),
+        }
     }
 
     /// The response to a request whose run has ended.

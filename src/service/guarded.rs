@@ -130,7 +130,8 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                     Goes::Unprotected
                 }
                 Some(Begun::Refused(conflict)) => return Err(conflict.into()),
-                None => {
+                // Nobody has waited yet.
+                Some(Begun::Shared(_)) | None => {
                     let key = identified.to_key(record_key);
                     Goes::Claiming(Claimant::new(key, identity, Vec::new(), executor.now())?)
                 }
@@ -157,14 +158,17 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                 Detached::new(runs, None, run)
             }
             Goes::Orphaned(held, key) => {
+                let stage = Arc::new(Stage::holding());
                 let start = Start::Orphaned(held, key);
-                let run = run_when_held(self.shared, self.inner, request, start);
-                Detached::new(runs, None, run)
+                let run =
+                    run_when_held(self.shared, self.inner, request, start, Arc::clone(&stage));
+                Detached::new(runs, Some(stage), run)
             }
             Goes::Claiming(claimant) => {
                 let stage: Arc<Stage> = Arc::default();
-                let start = Start::Claim(claimant, Arc::clone(&stage));
-                let run = run_when_held(self.shared, self.inner, request, start);
+                let start = Start::Claim(claimant);
+                let run =
+                    run_when_held(self.shared, self.inner, request, start, Arc::clone(&stage));
                 Detached::new(runs, Some(stage), run)
             }
         })
@@ -174,7 +178,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
 /// What there is to wait for before the handler runs.
 enum Start {
     Orphaned(Held, IdempotencyKey),
-    Claim(Claimant, Arc<Stage>),
+    Claim(Claimant),
 }
 
 async fn run_when_held<S, St, B, RB>(
@@ -182,6 +186,7 @@ async fn run_when_held<S, St, B, RB>(
     mut inner: S,
     request: Request<B>,
     start: Start,
+    stage: Arc<Stage>,
 ) -> Result<Response<RB>, S::Error>
 where
     S: Service<Request<B>, Response = Response<RB>> + Send,
@@ -193,14 +198,18 @@ where
 {
     let executor = &shared.executor;
     let (begun, key) = match start {
-        Start::Orphaned(held, key) => (Box::pin(executor.reconcile(held, &key)).await, key),
-        Start::Claim(claimant, stage) => (executor.begin(&claimant, &stage).await, claimant.key),
+        Start::Orphaned(held, key) => {
+            let begun = Box::pin(executor.reconcile(held, &key, &stage)).await;
+            (begun, key)
+        }
+        Start::Claim(claimant) => (executor.begin(&claimant, &stage).await, claimant.key),
     };
     match begun {
         Begun::Held(held) => {
             HandlerWork::begin(Arc::clone(&shared), inner, request, held, key).await
         }
         Begun::Completed(completed) => Ok(shared.replay(&completed)),
+        Begun::Shared(end) => Ok(shared.share(&end)),
         Begun::Refused(Conflict::Store(error)) if shared.runs_unprotected(&error) => {
             let response = inner.call(request).await;
             response.map(|response| shared.unprotected(response))
