@@ -332,6 +332,13 @@ impl<St: Store> IdempotencyLayer<St> {
         self.with(|executor| executor.max_execution(max_execution))
     }
 
+    /// See [`Executor::living`].
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn living(self, living: crate::testing::Living) -> Self {
+        self.with(|executor| executor.living(living))
+    }
+
     /// See [`Executor::max_runs`]. Default: 10,000.
     #[must_use]
     pub fn max_runs(self, max_runs: usize) -> Self {

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{Instrument, Span, warn};
 
 use super::detach::Stage;
+use super::living::{Alive, Living};
 use super::runs::{Entered, Permit};
 use super::{Attempt, Conflict, Executor, after};
 use crate::clock::Timestamp;
@@ -60,6 +61,8 @@ pub(crate) enum Begun {
 pub(crate) struct Held {
     pub(super) lease: Lease,
     pub(super) permit: Permit,
+    /// Until the lease was ended, nobody in this process takes it over.
+    pub(super) alive: Alive,
 }
 
 impl Held {
@@ -113,7 +116,7 @@ impl<St: Store> Executor<St> {
             ..self.request(parts, key, identity, accepted, now)
         };
         let claim = self.shared.store.try_claim(&request)?;
-        match classify(claim, &request, entered) {
+        match classify(claim, &request, entered, self.living_here()) {
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(_) if !self.shared.settings.wait.is_zero() => None,
             Claimed::InProgress(in_flight) => Some(Begun::Refused(in_flight.conflict(now))),
@@ -315,6 +318,13 @@ impl<St: Store> Executor<St> {
         }
     }
 
+    /// Whether a lease has lapsed. That of an attempt which is alive in this process has not,
+    /// whatever the clock says.
+    fn has_lapsed(&self, lease: &Lease, now: Timestamp) -> bool {
+        has_lapsed(lease, now, self.shared.settings.clock_skew)
+            && !self.living_here().contains(lease.owner)
+    }
+
     async fn claim(
         &self,
         claimant: &Claimant,
@@ -338,7 +348,7 @@ impl<St: Store> Executor<St> {
         if ambiguous {
             self.give_back_in_background(claimant);
         }
-        classify(claim, &first, entered)
+        classify(claim, &first, entered, self.living_here())
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.
@@ -400,8 +410,7 @@ impl<St: Store> Executor<St> {
             let now = self.now();
             let key = claimant.key.record_key();
             match self.bounded(self.shared.store.get(key, now)).await {
-                Ok(Some(Record::InProgress(lease)))
-                    if !has_lapsed(&lease, now, self.shared.settings.clock_skew) => {}
+                Ok(Some(Record::InProgress(lease))) if !self.has_lapsed(&lease, now) => {}
                 Ok(_) => return,
                 Err(error) => {
                     warn!(%error, "the store did not say whether a run has ended; asking again");
@@ -416,6 +425,7 @@ fn classify(
     claim: Result<Claim, StoreError>,
     request: &ClaimRequest<'_>,
     entered: Entered<'_>,
+    living: Living,
 ) -> Claimed {
     let begun = match claim {
         Ok(Claim::Acquired(lease)) if !is_for(&lease, request) => {
@@ -427,6 +437,7 @@ fn classify(
             )))
         }
         Ok(Claim::Acquired(lease)) => Begun::Held(Held {
+            alive: living.enter(lease.owner),
             lease,
             permit: entered.hold(),
         }),

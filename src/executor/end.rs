@@ -318,7 +318,11 @@ impl<St: Store> Executor<St> {
         let executor = self.clone();
         let retrying = async move {
             let settings = &executor.shared.settings;
-            let Held { lease, permit } = held;
+            let Held {
+                lease,
+                permit,
+                alive,
+            } = held;
             // Without a limit on its execution: the work is done, only its record is missing.
             drop(beating);
             let _beating = executor.shared.heart.keep(&lease, settings.lease, None);
@@ -332,7 +336,7 @@ impl<St: Store> Executor<St> {
                 }
                 pause = longest_pause.min(pause * 2);
             }
-            drop(permit);
+            drop((alive, permit));
         };
         tokio::spawn(retrying.instrument(Span::current()));
     }

@@ -5,6 +5,11 @@ mod detach;
 mod end;
 mod give_back;
 mod heart;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "what an attempt says of itself is asked for at its end")
+)]
+mod living;
 mod outcome;
 mod plain;
 mod room;
@@ -25,6 +30,10 @@ pub(crate) use self::detach::{Detached, Stage};
 pub use self::end::Recorded;
 pub(crate) use self::end::{End, Finished, Recordable, Settled};
 use self::heart::Heart;
+#[cfg(feature = "test-util")]
+pub use self::living::Living;
+#[cfg(not(feature = "test-util"))]
+use self::living::Living;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, Ran, RunError};
 use self::plain::{PlainWork, replayed};
@@ -76,6 +85,7 @@ struct Shared<St> {
     store: Arc<St>,
     clock: Arc<dyn Clock>,
     heart: Arc<Heart<St>>,
+    living: Living,
     runs: Arc<Runs>,
     settings: Settings,
 }
@@ -121,6 +131,7 @@ impl<St: Store> Executor<St> {
                 heart: Heart::new(Arc::clone(&store), Arc::clone(&clock)),
                 store,
                 clock,
+                living: Living::of_this_process(),
                 runs: Arc::default(),
                 settings: Settings::default(),
             }),
@@ -214,6 +225,15 @@ impl<St: Store> Executor<St> {
         let shared = Arc::make_mut(&mut self.shared);
         shared.clock = Arc::new(clock);
         shared.heart = Heart::new(Arc::clone(&shared.store), Arc::clone(&shared.clock));
+        self
+    }
+
+    /// Makes it one of another process, so that a test can have several in one. Default: all
+    /// executors are of this process.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn living(mut self, living: Living) -> Self {
+        Arc::make_mut(&mut self.shared).living = living;
         self
     }
 
@@ -315,6 +335,11 @@ impl<St: Store> Executor<St> {
         Room::new(&self.shared.runs, max)
     }
 
+    /// The attempts that are alive in this process.
+    pub(crate) fn living_here(&self) -> Living {
+        self.shared.living
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
@@ -371,6 +396,7 @@ impl<St> Clone for Shared<St> {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
             heart: Arc::clone(&self.heart),
+            living: self.living,
             runs: Arc::clone(&self.runs),
             settings: self.settings.clone(),
         }

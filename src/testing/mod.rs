@@ -8,3 +8,4 @@ mod faults;
 
 pub use self::clocks::{ManualClock, TokioClock};
 pub use self::faults::{Call, Fault, FaultStore};
+pub use crate::executor::Living;

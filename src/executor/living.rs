@@ -1,0 +1,232 @@
+//! The attempts that are alive in this process, whatever any clock says of their leases.
+//!
+//! Owner ids are unique over all stores and layers, so one registry answers for all of them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::BitOr;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use crate::record::Owner;
+
+/// Enough that two threads seldom want the same one.
+const SHARDS: usize = 64;
+
+/// The attempts that are alive in one process.
+///
+/// An attempt is alive from the moment that its claim was granted until its lease was ended, or
+/// until it was dropped, as it is with its runtime. The lease of a living attempt is never taken
+/// over within its process.
+#[derive(Clone, Copy)]
+pub struct Living(&'static Registry);
+
+/// What an attempt has said of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags(u8);
+
+impl Flags {
+    /// It announced that it would say when its effects begin.
+    pub(crate) const ANNOUNCES_EFFECTS: Self = Self(1);
+    /// Its effects have begun.
+    pub(crate) const HAS_BEGUN_EFFECTS: Self = Self(2);
+
+    pub(crate) const fn contains(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+struct Registry {
+    shards: Box<[Shard]>,
+}
+
+/// On a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Shard(Mutex<HashMap<u128, Flags, BuildHasherDefault<OfOwner>>>);
+
+/// The number of an owner is as good as random, and so its own hash.
+#[derive(Default)]
+struct OfOwner(u64);
+
+impl Hasher for OfOwner {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half is the random one"
+    )]
+    fn write_u128(&mut self, number: u128) {
+        self.0 = number as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Living {
+    /// The attempts of this process.
+    pub(crate) fn of_this_process() -> Self {
+        static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+        Self(&REGISTRY)
+    }
+
+    /// Stands for another process: attempts that are alive here are not known to be alive there.
+    ///
+    /// Each takes some kilobytes that are never given back.
+    #[cfg(feature = "test-util")]
+    pub fn of_another_process() -> Self {
+        Self(Box::leak(Box::new(Registry::new())))
+    }
+
+    /// Counts the attempt of `owner` among the living for as long as the guard is there.
+    pub(crate) fn enter(self, owner: Owner) -> Alive {
+        self.shard(owner).insert(number(owner), Flags::default());
+        Alive {
+            living: self,
+            owner,
+            has_left: false,
+        }
+    }
+
+    /// Whether the attempt of `owner` is alive in this process.
+    pub(crate) fn contains(self, owner: Owner) -> bool {
+        self.shard(owner).contains_key(&number(owner))
+    }
+
+    /// Notes `flags` for the attempt of `owner`, and returns whether it is alive.
+    pub(crate) fn set(self, owner: Owner, flags: Flags) -> bool {
+        match self.shard(owner).get_mut(&number(owner)) {
+            Some(noted) => {
+                *noted = *noted | flags;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn shard(
+        self,
+        owner: Owner,
+    ) -> MutexGuard<'static, HashMap<u128, Flags, BuildHasherDefault<OfOwner>>> {
+        // A byte that the tables within the shards use last.
+        let byte = usize::from(owner.as_bytes()[6]);
+        // No code that can panic runs while a table is changed, so a poisoned one is whole.
+        self.0.shards[byte % SHARDS]
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Living {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Living").finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+        }
+    }
+}
+
+fn number(owner: Owner) -> u128 {
+    u128::from_le_bytes(*owner.as_bytes())
+}
+
+/// An attempt that is alive. It is no longer when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Alive {
+    living: Living,
+    owner: Owner,
+    has_left: bool,
+}
+
+impl Alive {
+    /// What the attempt has said of itself so far.
+    pub(crate) fn flags(&self) -> Flags {
+        let noted = self.living.shard(self.owner);
+        noted.get(&number(self.owner)).copied().unwrap_or_default()
+    }
+
+    /// Ends it, and returns what the attempt has said of itself.
+    pub(crate) fn leave(mut self) -> Flags {
+        self.has_left = true;
+        self.remove()
+    }
+
+    fn remove(&self) -> Flags {
+        let removed = self.living.shard(self.owner).remove(&number(self.owner));
+        removed.unwrap_or_default()
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if !self.has_left {
+            self.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn owners(count: usize) -> Vec<Owner> {
+        let new = |_| Owner::new(Timestamp::EPOCH).expect("the system gives random bytes");
+        (0..count).map(new).collect()
+    }
+
+    #[test]
+    fn an_attempt_is_alive_until_its_guard_is_dropped() {
+        let living = Living::of_this_process();
+        let owners = owners(1_000);
+        let alive: Vec<Alive> = owners.iter().map(|&owner| living.enter(owner)).collect();
+        assert!(owners.iter().all(|&owner| living.contains(owner)));
+        drop(alive);
+        assert!(!owners.iter().any(|&owner| living.contains(owner)));
+    }
+
+    #[test]
+    fn an_attempt_is_alive_in_its_own_process_only() {
+        let (here, there) = (Living::of_this_process(), Living::of_another_process());
+        let owner = owners(1)[0];
+        let _alive = there.enter(owner);
+        assert!(there.contains(owner));
+        assert!(!here.contains(owner));
+    }
+
+    #[test]
+    fn what_an_attempt_says_of_itself_is_told_at_its_end() {
+        let living = Living::of_this_process();
+        let owners = owners(2);
+        let alive = living.enter(owners[0]);
+        let _other = living.enter(owners[1]);
+        assert!(living.set(owners[0], Flags::ANNOUNCES_EFFECTS));
+        assert!(living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
+        let both = Flags::ANNOUNCES_EFFECTS | Flags::HAS_BEGUN_EFFECTS;
+        assert_eq!(alive.flags(), both);
+        assert_eq!(alive.leave(), both);
+        assert!(!living.contains(owners[0]));
+        assert!(!living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
+        assert!(!both.contains(Flags(4)));
+    }
+}
