@@ -19,6 +19,10 @@ const SHARDS: usize = 64;
 /// until it was dropped, as it is with its runtime. The lease of a living attempt is never taken
 /// over within its process.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(feature = "test-util"),
+    expect(unreachable_pub, reason = "only tests have several")
+)]
 pub struct Living(&'static Registry);
 
 /// What an attempt has said of itself.

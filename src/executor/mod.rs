@@ -7,7 +7,10 @@ mod give_back;
 mod heart;
 #[cfg_attr(
     not(test),
-    expect(dead_code, reason = "what an attempt says of itself is asked for at its end")
+    expect(
+        dead_code,
+        reason = "what an attempt says of itself is asked for at its end"
+    )
 )]
 mod living;
 mod outcome;
@@ -30,10 +33,11 @@ pub(crate) use self::detach::{Detached, Stage};
 pub use self::end::Recorded;
 pub(crate) use self::end::{End, Finished, Recordable, Settled};
 use self::heart::Heart;
-#[cfg(feature = "test-util")]
+#[cfg_attr(
+    not(feature = "test-util"),
+    expect(unreachable_pub, reason = "only tests have several")
+)]
 pub use self::living::Living;
-#[cfg(not(feature = "test-util"))]
-use self::living::Living;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, Ran, RunError};
 use self::plain::{PlainWork, replayed};
