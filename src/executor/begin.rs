@@ -67,7 +67,11 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn attempt(&self, key: IdempotencyKey) -> Attempt {
-        Attempt::new(key, &self.lease)
+        Attempt::new(key, &self.lease, self.alive.living())
+    }
+
+    pub(crate) const fn owner(&self) -> Owner {
+        self.lease.owner
     }
 }
 
@@ -247,6 +251,9 @@ impl<St: Store> Executor<St> {
         let asked = tokio::spawn(asking.instrument(Span::current()));
         let abort = asked.abort_handle();
         match timeout(settings.reconcile_timeout, asked).await {
+            Ok(Ok(Reconciled::Completed(answer))) => {
+                Reconciled::Completed(settings.sieve.sift(answer))
+            }
             Ok(Ok(reconciled)) => reconciled,
             Ok(Err(_)) => {
                 warn!(record = %lease.key, "asking for the outcome of a run panicked");

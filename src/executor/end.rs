@@ -5,18 +5,20 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, warn};
 
 use super::begin::{Held, jittered};
 use super::heart::Beating;
+use super::living::Flags;
 use super::run::Panic;
 use super::{Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::IdempotencyKey;
-use crate::policy::{Orphan, Reconciled};
-use crate::record::{Completed, Lease};
+use crate::policy::{Effects, End, Orphan, Reconciled};
+use crate::record::{Completed, Lease, Owner};
 use crate::response::Answer;
 use crate::store::{Completion, Fenced, Release, Store};
 
@@ -28,20 +30,77 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Finished<V> {
     /// For the one who waits for it.
     pub(super) value: V,
-    pub(super) end: End,
+    pub(super) ending: Ending,
 }
 
-/// What becomes of the key.
-pub(crate) enum End {
-    /// It gets this answer, for this long or else for the retention that was set.
-    Record {
+/// The end of a run, and so what becomes of the key.
+pub(crate) enum Ending {
+    /// It completes with this answer, for this long or else for the retention that was set.
+    Final {
         answer: Recordable,
         retention: Option<Duration>,
     },
-    /// The work was not carried out: the next request runs.
-    Release,
-    /// Nobody knows whether it was: the orphan policy decides.
-    Unknown,
+    /// It is released: the next request runs.
+    NothingDone {
+        /// The response as it would be recorded, for those who wait for this run.
+        shared: Option<Bytes>,
+    },
+    /// The orphan policy decides.
+    Unknown {
+        /// The status of the response, if there is one.
+        status: Option<u16>,
+        /// As for [`Ending::NothingDone`].
+        shared: Option<Bytes>,
+    },
+}
+
+impl Ending {
+    /// The end of a run that left no response.
+    pub(crate) fn without_response(class: End) -> Self {
+        match class {
+            End::Final => Self::Final {
+                // The status that servers make of an error.
+                answer: Answer::NotStored {
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    summary: None,
+                }
+                .into(),
+                retention: None,
+            },
+            End::NothingDone => Self::NothingDone { shared: None },
+            End::Unknown => Self::Unknown {
+                status: None,
+                shared: None,
+            },
+        }
+    }
+
+    /// What those are told of it who wait for the run in this process.
+    pub(super) fn told(&self) -> Told {
+        match self {
+            Self::Final { answer, .. } => Told {
+                class: End::Final,
+                answer: Some(answer.payload.clone()),
+            },
+            Self::NothingDone { shared } => Told {
+                class: End::NothingDone,
+                answer: shared.clone(),
+            },
+            Self::Unknown { shared, .. } => Told {
+                class: End::Unknown,
+                answer: shared.clone(),
+            },
+        }
+    }
+}
+
+/// The end of a run, as those are told of it who wait for it in this process.
+#[derive(Clone, Debug)]
+#[expect(dead_code, reason = "nobody waits for a run yet")]
+pub(crate) struct Told {
+    pub(crate) class: End,
+    /// The answer in its recorded form; `None` when there is none, or when it was too large.
+    pub(crate) answer: Option<Bytes>,
 }
 
 /// An answer in its recorded form, and what it counts as.
@@ -58,6 +117,10 @@ impl Recordable {
             recorded: Recorded::Stored,
         }
     }
+
+    pub(crate) fn into_payload(self) -> Bytes {
+        self.payload
+    }
 }
 
 impl From<Answer> for Recordable {
@@ -73,22 +136,18 @@ impl From<Answer> for Recordable {
 }
 
 impl<V> Finished<V> {
-    pub(crate) fn new(value: V, end: End) -> Self {
-        Self { value, end }
+    pub(crate) fn new(value: V, ending: Ending) -> Self {
+        Self { value, ending }
     }
 
     pub(crate) fn recorded(value: V, answer: Answer) -> Self {
         Self::new(
             value,
-            End::Record {
+            Ending::Final {
                 answer: answer.into(),
                 retention: None,
             },
         )
-    }
-
-    pub(crate) fn unknown(value: V) -> Self {
-        Self::new(value, End::Unknown)
     }
 }
 
@@ -115,14 +174,15 @@ pub enum Recorded {
     /// An answer that would have been recorded is refused with 409 `lease-lost`, for the key may
     /// get another one.
     LeaseLost,
-    /// The response is recorded as one that is not stored: retries are refused with 409
+    /// The key is completed, without the response: retries are refused with 409
     /// `response-not-stored`.
     NotStored,
     /// The store did not take the answer yet; it is tried again in the background, under the
     /// lease. The client gets it all the same, or is refused with 503 `not-recorded`; see
     /// [`answer_unrecorded`](crate::IdempotencyLayer::answer_unrecorded).
     Pending,
-    /// The key was given back: the next request runs.
+    /// The key is released, because nothing was done, or because the orphan policy lets an unknown
+    /// outcome run again: the next request runs.
     Released,
     /// The answer is recorded: retries get it.
     Stored,
@@ -149,6 +209,12 @@ impl fmt::Display for Recorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// The business system has to be asked what became of a run.
+pub(super) struct Asking {
+    /// The status that it ended with, if it did with one.
+    status: Option<u16>,
 }
 
 /// A change of the record that ends a lease.
@@ -194,21 +260,57 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    /// How the lease ends by what came of its run; `None` when the business system has to be asked.
-    pub(super) fn write_for(&self, end: End) -> Option<Write> {
-        Some(match end {
-            End::Record { answer, retention } => self.record(answer, retention),
-            End::Release => Write::Release(Release::Free),
-            End::Unknown => match &self.shared.settings.orphan {
+    /// Whether somebody in this process waits for the run of `owner`, who is then told of its
+    /// end.
+    pub(crate) fn is_awaited(&self, _owner: Owner) -> bool {
+        false
+    }
+
+    /// Tells those who wait for the run of `owner` of its end, after its lease has ended.
+    pub(super) fn tell(&self, _owner: Owner, _told: Option<Told>) {}
+
+    /// What the attempt of `owner` has said of its effects. It can say no more after that.
+    pub(crate) fn effects(&self, owner: Owner) -> Effects {
+        let said = self.shared.living.judge(owner);
+        if said.contains(Flags::HAS_BEGUN_EFFECTS) {
+            Effects::Begun
+        } else if self.shared.settings.announces_effects || said.contains(Flags::ANNOUNCES_EFFECTS)
+        {
+            Effects::Announced
+        } else {
+            Effects::Untold
+        }
+    }
+
+    /// The class of a run that ended with an error. Where its effects had not begun, nothing was
+    /// done, also by an error which is called unknown in general.
+    pub(crate) fn class_of_error<E: 'static>(&self, owner: Owner, error: &E) -> End {
+        match self.shared.settings.error_classes.class(error) {
+            Some(end @ (End::Final | End::NothingDone)) => end,
+            Some(End::Unknown) | None => self.effects(owner).end_of_failure(),
+        }
+    }
+
+    /// How the lease ends by what came of its run.
+    pub(super) fn write_for(&self, ending: Ending) -> Result<Write, Asking> {
+        Ok(match ending {
+            Ending::Final { answer, retention } => self.record(answer, retention),
+            Ending::NothingDone { .. } => Write::Release(Release::Free),
+            Ending::Unknown { status, .. } => match &self.shared.settings.orphan {
                 Orphan::Retake => Write::Release(Release::Free),
-                Orphan::Hold => Write::Release(self.as_orphan()),
-                Orphan::Reconcile(_) => return None,
+                Orphan::Hold => Write::Release(self.as_orphan(status)),
+                Orphan::Reconcile(_) => return Err(Asking { status }),
             },
         })
     }
 
     /// How the lease ends of a run whose outcome the business system knows, or does not.
-    pub(super) async fn asked_write(&self, key: &IdempotencyKey, lease: &Lease) -> Write {
+    pub(super) async fn asked_write(
+        &self,
+        key: &IdempotencyKey,
+        lease: &Lease,
+        Asking { status }: Asking,
+    ) -> Write {
         let reconciled = match &self.shared.settings.orphan {
             Orphan::Reconcile(reconcile) => self.ask(reconcile, key, lease).await,
             Orphan::Retake | Orphan::Hold => Reconciled::Unknown,
@@ -216,15 +318,15 @@ impl<St: Store> Executor<St> {
         match reconciled {
             Reconciled::Completed(answer) => self.record(answer.into(), None),
             Reconciled::NotExecuted => Write::Release(Release::Free),
-            Reconciled::Unknown => Write::Release(self.as_orphan()),
+            Reconciled::Unknown => Write::Release(self.as_orphan(status)),
         }
     }
 
     /// How an attempt ends whose outcome nobody knows: its retention counts from here.
-    pub(super) fn as_orphan(&self) -> Release {
+    pub(super) fn as_orphan(&self, first_status: Option<u16>) -> Release {
         Release::Orphan {
             expires_at: self.now().plus(self.shared.settings.retention),
-            first_status: None,
+            first_status,
         }
     }
 

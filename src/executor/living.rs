@@ -34,6 +34,8 @@ impl Flags {
     pub(crate) const ANNOUNCES_EFFECTS: Self = Self(1);
     /// Its effects have begun.
     pub(crate) const HAS_BEGUN_EFFECTS: Self = Self(2);
+    /// It was told by what it has said so far what its end means.
+    const IS_JUDGED: Self = Self(4);
 
     pub(crate) const fn contains(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
@@ -102,7 +104,6 @@ impl Living {
         Alive {
             living: self,
             owner,
-            has_left: false,
         }
     }
 
@@ -111,14 +112,28 @@ impl Living {
         self.shard(owner).contains_key(&number(owner))
     }
 
-    /// Notes `flags` for the attempt of `owner`, and returns whether it is alive.
+    /// Notes `flags` for the attempt of `owner`, and returns whether it is alive, and what its
+    /// end means is still open.
     pub(crate) fn set(self, owner: Owner, flags: Flags) -> bool {
         match self.shard(owner).get_mut(&number(owner)) {
-            Some(noted) => {
+            Some(noted) if !noted.contains(Flags::IS_JUDGED) => {
                 *noted = *noted | flags;
                 true
             }
-            None => false,
+            _ => false,
+        }
+    }
+
+    /// Returns what the attempt of `owner` has said of itself, and takes no more from it: what its
+    /// end means is decided by that.
+    pub(crate) fn judge(self, owner: Owner) -> Flags {
+        match self.shard(owner).get_mut(&number(owner)) {
+            Some(noted) => {
+                let said = *noted;
+                *noted = said | Flags::IS_JUDGED;
+                said
+            }
+            None => Flags::default(),
         }
     }
 
@@ -159,33 +174,18 @@ fn number(owner: Owner) -> u128 {
 pub(crate) struct Alive {
     living: Living,
     owner: Owner,
-    has_left: bool,
 }
 
 impl Alive {
-    /// What the attempt has said of itself so far.
-    pub(crate) fn flags(&self) -> Flags {
-        let noted = self.living.shard(self.owner);
-        noted.get(&number(self.owner)).copied().unwrap_or_default()
-    }
-
-    /// Ends it, and returns what the attempt has said of itself.
-    pub(crate) fn leave(mut self) -> Flags {
-        self.has_left = true;
-        self.remove()
-    }
-
-    fn remove(&self) -> Flags {
-        let removed = self.living.shard(self.owner).remove(&number(self.owner));
-        removed.unwrap_or_default()
+    /// Where it is known to be alive.
+    pub(crate) const fn living(&self) -> Living {
+        self.living
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        if !self.has_left {
-            self.remove();
-        }
+        self.living.shard(self.owner).remove(&number(self.owner));
     }
 }
 
@@ -227,10 +227,13 @@ mod tests {
         assert!(living.set(owners[0], Flags::ANNOUNCES_EFFECTS));
         assert!(living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
         let both = Flags::ANNOUNCES_EFFECTS | Flags::HAS_BEGUN_EFFECTS;
-        assert_eq!(alive.flags(), both);
-        assert_eq!(alive.leave(), both);
-        assert!(!living.contains(owners[0]));
+        assert_eq!(living.judge(owners[0]), both);
         assert!(!living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
-        assert!(!both.contains(Flags(4)));
+        assert!(living.contains(owners[0]), "until its lease was ended");
+        drop(alive);
+        assert!(!living.contains(owners[0]));
+        assert_eq!(living.judge(owners[0]), Flags::default());
+        assert!(!living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
+        assert!(!both.contains(Flags::IS_JUDGED));
     }
 }
