@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use crate::body::AnyBodyLayer;
 use crate::clock::Clock;
 use crate::executor::{Executor, Handle};
-use crate::policy::{Orphan, Recording};
+use crate::policy::{End, Orphan, Recording};
 use crate::problem::{Refusal, Responder};
 use crate::request::{FingerprintSource, KeySource};
 use crate::response::{Answer, StoredResponse};
@@ -70,7 +70,7 @@ impl<St: Store> IdempotencyLayer<St> {
     /// lease settings and limits with other work.
     ///
     /// Its orphan policy applies as it is; a reconciled [`Answer`] should be an
-    /// [`Answer::Response`].
+    /// [`Answer::Response`], of which is stored what would be of the handler's.
     pub fn with_executor(executor: Executor<St>) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -212,32 +212,84 @@ impl<St: Store> IdempotencyLayer<St> {
     /// The longest response body, in bytes, that is stored. A longer one is handed through as it
     /// comes, and retries are refused with 409 `response-not-stored`. Default: 1 MiB.
     ///
-    /// Up to here a response is read to its end before the client gets its first byte. One that
-    /// is slow by nature should be marked with
-    /// [`RecordingOverride::Stream`](crate::RecordingOverride::Stream); `text/event-stream` and
-    /// protocol switches are handed through at once in any case.
+    /// Up to here a response is read to its end before the client gets its first byte. These are
+    /// handed through at once, and are not stored:
+    ///
+    /// * streams by their media type: `text/event-stream`, `multipart/x-mixed-replace`, lines of
+    ///   JSON (`application/x-ndjson`, `application/jsonl` and their kin), JSON sequences
+    ///   (`application/json-seq`, and what ends with `+json-seq`) and `application/stream+json`;
+    /// * a gRPC response, from its second message on;
+    /// * a protocol switch;
+    /// * what the handler marks with
+    ///   [`RecordingOverride::Stream`](crate::RecordingOverride::Stream).
+    ///
+    /// When the client has gone, what is left of a response is read for 60 s at most. One that has
+    /// not ended by then is not stored, either.
     #[must_use]
     pub fn max_response_body(self, bytes: usize) -> Self {
-        self.set(|settings| settings.max_response_body = bytes)
+        self.with(|executor| executor.sieved(|sieve| sieve.holding(bytes)))
     }
 
-    /// Which responses are recorded. Default: [`Recording::Deterministic`].
+    /// Of which class each response is, and so which are recorded. Default: the table of
+    /// [`End`].
     #[must_use]
     pub fn recording(self, recording: Recording) -> Self {
         self.set(|settings| settings.recording = recording)
     }
 
-    /// Response headers that are not stored. Default: `Set-Cookie`. `Date` and the fields of one
-    /// connection ([RFC 9110, section 7.6.1]) never are.
+    /// Says what it means that the inner service failed with an error of type `E`. Default: whether
+    /// anything was done is [unknown](End::Unknown).
     ///
-    /// The first client gets all headers; this is about replays. An empty list makes cookies
-    /// part of them.
+    /// The type is that of the service's error; tower's own middleware has a boxed one. Several
+    /// functions may be added; the first whose type fits decides. See
+    /// [`Executor::classify_error`] for more.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower::BoxError;
+    /// use tower::load_shed::error::Overloaded;
+    /// use tower_idempotency::{End, IdempotencyLayer, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).classify_error(|error: &BoxError| {
+    ///     match error.is::<Overloaded>() {
+    ///         true => End::NothingDone,
+    ///         // `Elapsed` above all: the handler had begun, and was dropped.
+    ///         false => End::Unknown,
+    ///     }
+    /// });
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn classify_error<E: 'static>(
+        self,
+        classify: impl Fn(&E) -> End + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|executor| executor.classify_error(classify))
+    }
+
+    /// Whether all handlers announce when their effects begin, by
+    /// [`Attempt::begin_effects`](crate::Attempt::begin_effects). Default: `false`; a handler that
+    /// does so alone says [`Attempt::announce_effects`](crate::Attempt::announce_effects).
+    ///
+    /// Then every end before that moment but 2xx and 3xx is [nothing done](End::NothingDone): a
+    /// 500, a panic, an error, and what a timeout inside of this layer makes of the handler.
+    #[must_use]
+    pub fn announces_effects(self, announces: bool) -> Self {
+        self.with(|executor| executor.announces_effects(announces))
+    }
+
+    /// Response headers, and trailers, that are not stored. Default:
+    /// [`UNSTORED_HEADERS`](crate::UNSTORED_HEADERS). `Date`,
+    /// `Age` and the fields of one connection ([RFC 9110, section 7.6.1]) never are.
+    ///
+    /// A name that ends with `*` stands for all names that begin so. The first client gets all
+    /// headers; this is about replays, and about what a [reconciled](Orphan::Reconcile) answer
+    /// keeps. An empty list makes cookies part of them.
     ///
     /// [RFC 9110, section 7.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
     #[must_use]
     pub fn unstored_headers(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
-        let headers = headers.into_iter().collect();
-        self.set(|settings| settings.unstored_headers = headers)
+        self.with(|executor| executor.sieved(|sieve| sieve.without(headers)))
     }
 
     /// Whether answers tell when the key was first seen and when it expires, in

@@ -33,7 +33,9 @@ pub use crate::body::{
 };
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use crate::error::{StoreError, StoreErrorKind};
-pub use crate::executor::{Attempt, Executor, Handle, Ran, Recorded, RunError, Stats};
+pub use crate::executor::{
+    Attempt, AttemptEnded, Executor, Handle, Ran, Recorded, RunError, Stats,
+};
 pub use crate::fields::{Field, InvalidPointer};
 pub use crate::fingerprint::Fingerprint;
 pub use crate::key::{
@@ -45,9 +47,10 @@ pub use crate::outcome::{
     IDEMPOTENT_REPLAYED, Outcome,
 };
 pub use crate::policy::{
-    Orphan, Orphaned, Reconcile, Reconciled, Recording, RecordingOverride, When,
+    CapturedResponse, End, Orphan, Orphaned, Reconcile, Reconciled, Recording, RecordingOverride,
+    Summary, SummaryTooLong,
 };
 pub use crate::problem::{Refusal, RefusalReason};
 pub use crate::request::{FingerprintSource, KeyFunction, KeySource};
-pub use crate::response::{Answer, DamagedAnswer, StoredResponse};
+pub use crate::response::{Answer, DamagedAnswer, StoredResponse, UNSTORED_HEADERS};
 pub use crate::service::{Idempotency, ResponseFuture};

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::error::StoreError;
 use crate::executor::Conflict;
 use crate::key::InvalidKey;
+use crate::policy::Summary;
 use crate::scratch;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -158,6 +159,7 @@ pub struct Refusal {
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
     store_error: Option<StoreError>,
+    summary: Option<Summary>,
 }
 
 impl Refusal {
@@ -167,6 +169,7 @@ impl Refusal {
             detail: detail.into(),
             retry_after: None,
             store_error: None,
+            summary: None,
         }
     }
 
@@ -175,6 +178,16 @@ impl Refusal {
             RefusalReason::MissingKey,
             "this operation must be requested with an idempotency key",
         )
+    }
+
+    pub(crate) fn response_not_stored(summary: Option<Summary>) -> Self {
+        Self {
+            summary,
+            ..Self::new(
+                RefusalReason::ResponseNotStored,
+                "the operation has its outcome, but the response was not stored; only the first request with this idempotency key got it",
+            )
+        }
     }
 
     pub(crate) fn buffers_full() -> Self {
@@ -223,6 +236,11 @@ impl Refusal {
         self.store_error.as_ref()
     }
 
+    /// What the handler said, in short, of a response that is not stored.
+    pub fn summary(&self) -> Option<&str> {
+        self.summary.as_ref().map(Summary::as_str)
+    }
+
     /// The default response: problem details, with `Retry-After` where it is known when to try
     /// again. `type_base` and the code make the problem's `type`.
     pub fn to_problem(&self, type_base: &str) -> Response<Bytes> {
@@ -239,6 +257,9 @@ impl Refusal {
                 problem.member("retryable", self.is_retryable());
             }
             problem.member("status", status.as_u16());
+            if let Some(summary) = self.summary() {
+                problem.member("summary", summary);
+            }
             problem.member("title", self.reason.title());
             problem.member("type", format_args!("{type_base}{code}"));
             problem.end();

@@ -71,7 +71,11 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn attempt(&self, key: IdempotencyKey) -> Attempt {
-        Attempt::new(key, &self.lease)
+        Attempt::new(key, &self.lease, self.alive.living())
+    }
+
+    pub(crate) const fn owner(&self) -> Owner {
+        self.lease.owner
     }
 }
 

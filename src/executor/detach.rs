@@ -74,9 +74,19 @@ impl<T: Send + 'static> Drop for Detached<T> {
         }
         if let Some((runtime, span)) = self.context.take().or_else(current) {
             self.runs.detached();
-            runtime.spawn(async move { drop(future.await) }.instrument(span));
+            let detached = DETACHED.scope((), async move { drop(future.await) });
+            runtime.spawn(detached.instrument(span));
         }
     }
+}
+
+tokio::task_local! {
+    static DETACHED: ();
+}
+
+/// Whether what is being polled was handed to the runtime, so that nobody waits for its output.
+pub(crate) fn is_detached() -> bool {
+    DETACHED.try_with(|()| ()).is_ok()
 }
 
 fn current() -> Option<(runtime::Handle, Span)> {

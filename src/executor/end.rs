@@ -5,18 +5,21 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, Span, debug, warn};
+use tracing::{Instrument, Span, debug, error, warn};
 
 use super::begin::{Held, jittered};
 use super::heart::Beating;
+use super::living::Flags;
 use super::run::Panic;
+use super::wait::{SharedEnd, What};
 use super::{Conflict, Executor, after};
 use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::key::IdempotencyKey;
-use crate::policy::{Orphan, Reconciled};
-use crate::record::{Completed, Lease};
+use crate::policy::{Effects, End, Orphan, Reconciled};
+use crate::record::{Completed, Lease, Owner};
 use crate::response::Answer;
 use crate::store::{Completion, Fenced, Release, Store};
 
@@ -28,20 +31,78 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Finished<V> {
     /// For the one who waits for it.
     pub(super) value: V,
-    pub(super) end: End,
+    pub(super) ending: Ending,
 }
 
-/// What becomes of the key.
-pub(crate) enum End {
-    /// It gets this answer, for this long or else for the retention that was set.
-    Record {
+/// The end of a run, and so what becomes of the key.
+pub(crate) enum Ending {
+    /// It completes with this answer, for this long or else for the retention that was set.
+    Final {
         answer: Recordable,
         retention: Option<Duration>,
     },
-    /// The work was not carried out: the next request runs.
-    Release,
-    /// Nobody knows whether it was: the orphan policy decides.
-    Unknown,
+    /// It is released: the next request runs.
+    NothingDone {
+        /// The response as it would be recorded, for those who wait for this run.
+        shared: Option<Bytes>,
+    },
+    /// The orphan policy decides.
+    Unknown {
+        /// The status of the response, if there is one.
+        status: Option<u16>,
+        /// As for [`Ending::NothingDone`].
+        shared: Option<Bytes>,
+    },
+}
+
+impl Ending {
+    /// The end of a run that left no response.
+    pub(crate) fn without_response(class: End) -> Self {
+        match class {
+            End::Final => Self::Final {
+                // The status that servers make of an error.
+                answer: Answer::NotStored {
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    summary: None,
+                }
+                .into(),
+                retention: None,
+            },
+            End::NothingDone => Self::NothingDone { shared: None },
+            End::Unknown => Self::Unknown {
+                status: None,
+                shared: None,
+            },
+        }
+    }
+
+    /// Takes what those get who wait for the run in this process. An answer that completes the key
+    /// is in its record.
+    pub(super) fn told(&mut self) -> Told {
+        match self {
+            Self::Final { .. } => Told {
+                is_unknown: false,
+                response: None,
+            },
+            Self::NothingDone { shared } => Told {
+                is_unknown: false,
+                response: shared.take(),
+            },
+            Self::Unknown { shared, .. } => Told {
+                is_unknown: true,
+                response: shared.take(),
+            },
+        }
+    }
+}
+
+/// The end of a run, for those who wait for it in this process.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// Whether the work may have been done.
+    is_unknown: bool,
+    /// The response in its recorded form; `None` when there is none, or when it was too large.
+    response: Option<Bytes>,
 }
 
 /// An answer in its recorded form, and what it counts as.
@@ -58,6 +119,10 @@ impl Recordable {
             recorded: Recorded::Stored,
         }
     }
+
+    pub(crate) fn into_payload(self) -> Bytes {
+        self.payload
+    }
 }
 
 impl From<Answer> for Recordable {
@@ -73,22 +138,18 @@ impl From<Answer> for Recordable {
 }
 
 impl<V> Finished<V> {
-    pub(crate) fn new(value: V, end: End) -> Self {
-        Self { value, end }
+    pub(crate) fn new(value: V, ending: Ending) -> Self {
+        Self { value, ending }
     }
 
     pub(crate) fn recorded(value: V, answer: Answer) -> Self {
         Self::new(
             value,
-            End::Record {
+            Ending::Final {
                 answer: answer.into(),
                 retention: None,
             },
         )
-    }
-
-    pub(crate) fn unknown(value: V) -> Self {
-        Self::new(value, End::Unknown)
     }
 }
 
@@ -115,14 +176,15 @@ pub enum Recorded {
     /// An answer that would have been recorded is refused with 409 `lease-lost`, for the key may
     /// get another one.
     LeaseLost,
-    /// The response is recorded as one that is not stored: retries are refused with 409
+    /// The key is completed, without the response: retries are refused with 409
     /// `response-not-stored`.
     NotStored,
     /// The store did not take the answer yet; it is tried again in the background, under the
     /// lease. The client gets it all the same, or is refused with 503 `not-recorded`; see
     /// [`answer_unrecorded`](crate::IdempotencyLayer::answer_unrecorded).
     Pending,
-    /// The key was given back: the next request runs.
+    /// The key is released, because nothing was done, or because the orphan policy lets an unknown
+    /// outcome run again: the next request runs.
     Released,
     /// The answer is recorded: retries get it.
     Stored,
@@ -149,6 +211,12 @@ impl fmt::Display for Recorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// The business system has to be asked what became of a run.
+pub(super) struct Asking {
+    /// The status that it ended with, if it did with one.
+    status: Option<u16>,
 }
 
 /// A change of the record that ends a lease.
@@ -194,21 +262,91 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    /// How the lease ends by what came of its run; `None` when the business system has to be asked.
-    pub(super) fn write_for(&self, end: End) -> Option<Write> {
-        Some(match end {
-            End::Record { answer, retention } => self.record(answer, retention),
-            End::Release => Write::Release(Release::Free),
-            End::Unknown => match &self.shared.settings.orphan {
+    /// Whether somebody in this process waits for the end of the run of `owner`.
+    pub(crate) fn is_awaited(&self, owner: Owner) -> bool {
+        self.shared.living.is_awaited(owner)
+    }
+
+    /// What those get who wait for a run whose lease ended so; `None` when they have to ask the
+    /// store.
+    fn shared_end(&self, lease: &Lease, write: &Write, ended: &Ended, told: Told) -> Option<What> {
+        let recorded = |completion: &Completion| Completed {
+            identity: lease.identity,
+            payload: completion.payload.clone(),
+            created_at: lease.created_at,
+            expires_at: completion.expires_at,
+        };
+        match (ended, write) {
+            (Ended::Superseded(completed), _) => Some(What::Recorded(completed.clone())),
+            (Ended::As(Recorded::LeaseLost, _), _) => None,
+            (Ended::As(Recorded::Pending, _), Write::Complete(..))
+                if !self.shared.settings.answer_unrecorded =>
+            {
+                None
+            }
+            (Ended::As(..), Write::Complete(completion, _)) => {
+                Some(What::Recorded(recorded(completion)))
+            }
+            (Ended::As(..), Write::Release(_)) => Some(match told.response {
+                Some(response) => What::Response(response),
+                None => What::Nothing {
+                    is_unknown: told.is_unknown,
+                },
+            }),
+        }
+    }
+
+    /// Ends an attempt whose lease ended so, and gives its end to those who wait for it.
+    pub(super) fn leave(&self, held: Held, write: &Write, ended: &Ended, told: Told) {
+        let Held { lease, alive, .. } = held;
+        alive.leave(|| {
+            self.shared_end(&lease, write, ended, told)
+                .map(|what| SharedEnd::of(&lease, what))
+        });
+    }
+
+    /// What the attempt of `owner` has said of its effects. It can say no more after that.
+    pub(crate) fn effects(&self, owner: Owner) -> Effects {
+        let said = self.shared.living.judge(owner);
+        if said.contains(Flags::HAS_BEGUN_EFFECTS) {
+            Effects::Begun
+        } else if self.shared.settings.announces_effects || said.contains(Flags::ANNOUNCES_EFFECTS)
+        {
+            Effects::Announced
+        } else {
+            Effects::Untold
+        }
+    }
+
+    /// The class of a run that ended with an error. Where its effects had not begun, nothing was
+    /// done, also by an error which is called unknown in general.
+    pub(crate) fn class_of_error<E: 'static>(&self, owner: Owner, error: &E) -> End {
+        match self.shared.settings.error_classes.class(error) {
+            Some(end @ (End::Final | End::NothingDone)) => end,
+            Some(End::Unknown) | None => self.effects(owner).end_of_failure(),
+        }
+    }
+
+    /// How the lease ends by what came of its run.
+    pub(super) fn write_for(&self, ending: Ending) -> Result<Write, Asking> {
+        Ok(match ending {
+            Ending::Final { answer, retention } => self.record(answer, retention),
+            Ending::NothingDone { .. } => Write::Release(Release::Free),
+            Ending::Unknown { status, .. } => match &self.shared.settings.orphan {
                 Orphan::Retake => Write::Release(Release::Free),
-                Orphan::Hold => Write::Release(self.as_orphan()),
-                Orphan::Reconcile(_) => return None,
+                Orphan::Hold => Write::Release(self.as_orphan(status)),
+                Orphan::Reconcile(_) => return Err(Asking { status }),
             },
         })
     }
 
     /// How the lease ends of a run whose outcome the business system knows, or does not.
-    pub(super) async fn asked_write(&self, key: &IdempotencyKey, lease: &Lease) -> Write {
+    pub(super) async fn asked_write(
+        &self,
+        key: &IdempotencyKey,
+        lease: &Lease,
+        Asking { status }: Asking,
+    ) -> Write {
         let reconciled = match &self.shared.settings.orphan {
             Orphan::Reconcile(reconcile) => self.ask(reconcile, key, lease).await,
             Orphan::Retake | Orphan::Hold => Reconciled::Unknown,
@@ -216,15 +354,15 @@ impl<St: Store> Executor<St> {
         match reconciled {
             Reconciled::Completed(answer) => self.record(answer.into(), None),
             Reconciled::NotExecuted => Write::Release(Release::Free),
-            Reconciled::Unknown => Write::Release(self.as_orphan()),
+            Reconciled::Unknown => Write::Release(self.as_orphan(status)),
         }
     }
 
     /// How an attempt ends whose outcome nobody knows: its retention counts from here.
-    pub(super) fn as_orphan(&self) -> Release {
+    pub(super) fn as_orphan(&self, first_status: Option<u16>) -> Release {
         Release::Orphan {
             expires_at: self.now().plus(self.shared.settings.retention),
-            first_status: None,
+            first_status,
         }
     }
 
@@ -232,25 +370,68 @@ impl<St: Store> Executor<St> {
         Write::Complete(self.completion(answer.payload, retention), answer.recorded)
     }
 
-    /// Gives a key back whose work was not begun.
+    /// Gives a key back whose work was not begun. Those who wait for it claim it again.
     pub(super) async fn undo(&self, held: Held) {
         let release = Write::Release(self.undoing(&held.lease));
-        self.end(held, release, None).await;
+        self.end(held, release, None, None).await;
     }
 
     pub(super) async fn end(
         &self,
         held: Held,
         write: Write,
+        told: Option<Told>,
         beating: Option<Beating<St>>,
     ) -> Ended {
-        match self.try_end(&held.lease, &write).await {
-            Some(ended) => ended,
-            None => {
-                self.end_in_background(held, write, beating);
-                Ended::As(Recorded::Pending, None)
-            }
+        let mut write = write;
+        let mut tried = self.try_end(&held.lease, &write).await;
+        if let Err(error) = &tried
+            && error.kind() == StoreErrorKind::TooLarge
+            && let Some(smaller) = self.not_stored(&write)
+        {
+            write = smaller;
+            tried = self.try_end(&held.lease, &write).await;
         }
+        let error = match tried {
+            Ok(ended) => {
+                match told {
+                    Some(told) => self.leave(held, &write, &ended, told),
+                    None => drop(held),
+                }
+                return ended;
+            }
+            Err(error) => error,
+        };
+        let ended = Ended::As(Recorded::Pending, None);
+        if let Some(told) = told
+            && let Some(what) = self.shared_end(&held.lease, &write, &ended, told)
+        {
+            held.alive.tell(|| SharedEnd::of(&held.lease, what));
+        }
+        self.end_in_background(held, write, beating, &error);
+        ended
+    }
+
+    /// The same end for a store that will never take its answer: one whose response is not stored.
+    fn not_stored(&self, write: &Write) -> Option<Write> {
+        let Write::Complete(completion, _) = write else {
+            return None;
+        };
+        let status = match Answer::decode(&completion.payload) {
+            Ok(Answer::Response(response)) => response.status,
+            // The result of work has no status of its own.
+            Ok(Answer::Value(_)) => StatusCode::OK,
+            Ok(Answer::NotStored { .. }) | Err(_) => return None,
+        };
+        let answer = Answer::NotStored {
+            status,
+            summary: None,
+        };
+        let completion = Completion {
+            payload: answer.encode(),
+            ..completion.clone()
+        };
+        Some(Write::Complete(completion, Recorded::NotStored))
     }
 
     /// Ends a lease, if the store can do that at once.
@@ -260,11 +441,10 @@ impl<St: Store> Executor<St> {
             Write::Complete(completion, _) => store.try_complete(lease, completion)?,
             Write::Release(_) => return None,
         };
-        self.ended(lease, write, fenced)
+        self.ended(lease, write, fenced).ok()
     }
 
-    /// `None` when the store did not take it.
-    async fn try_end(&self, lease: &Lease, write: &Write) -> Option<Ended> {
+    async fn try_end(&self, lease: &Lease, write: &Write) -> Result<Ended, StoreError> {
         let store = &self.shared.store;
         let fenced = match write {
             Write::Complete(completion, _) => self.bounded(store.complete(lease, completion)).await,
@@ -273,13 +453,13 @@ impl<St: Store> Executor<St> {
         self.ended(lease, write, fenced)
     }
 
-    /// What a write made of a lease; `None` when the store did not take it.
+    /// What a write made of a lease.
     fn ended(
         &self,
         lease: &Lease,
         write: &Write,
         fenced: Result<Fenced, StoreError>,
-    ) -> Option<Ended> {
+    ) -> Result<Ended, StoreError> {
         let ended = match (fenced, write) {
             (Ok(Fenced::Applied), Write::Complete(completion, recorded)) => {
                 Ended::As(*recorded, Some(completion.expires_at))
@@ -302,19 +482,29 @@ impl<St: Store> Executor<St> {
             }
             (Err(error), _) => {
                 warn!(record = %lease.key, %error, "the store did not take the end of a run");
-                return None;
+                return Err(error);
             }
         };
         if let Ended::As(recorded, _) = &ended {
             debug!(record = %lease.key, %recorded, "a run ended");
         }
-        Some(ended)
+        Ok(ended)
     }
 
     /// Goes on trying, under the lease, until the store takes it, the lease is lost, or the
     /// record would have expired.
-    fn end_in_background(&self, held: Held, write: Write, beating: Option<Beating<St>>) {
+    ///
+    /// A fault that does not pass by itself, such as a missing table, is not tried for that long:
+    /// the store does not renew the lease either, so it lapses, and the orphan policy decides.
+    fn end_in_background(
+        &self,
+        held: Held,
+        write: Write,
+        beating: Option<Beating<St>>,
+        error: &StoreError,
+    ) {
         self.shared.runs.completion_retried();
+        let passes = error.kind().is_passing();
         let executor = self.clone();
         let retrying = async move {
             let settings = &executor.shared.settings;
@@ -326,12 +516,26 @@ impl<St: Store> Executor<St> {
             // Without a limit on its execution: the work is done, only its record is missing.
             drop(beating);
             let _beating = executor.shared.heart.keep(&lease, settings.lease, None);
-            let gives_up = after(settings.retention);
+            let kept_for = match &write {
+                Write::Complete(completion, _) => completion.expires_at.since(completion.now),
+                Write::Release(_) => settings.retention,
+            };
+            let gives_up = after(match passes {
+                true => kept_for,
+                false => settings.lease.saturating_add(settings.clock_skew),
+            });
             let longest_pause = LONGEST_PAUSE.min(settings.lease / 3);
             let mut pause = FIRST_PAUSE.min(longest_pause);
-            while Instant::now() < gives_up {
+            loop {
                 sleep(jittered(pause)).await;
-                if executor.try_end(&lease, &write).await.is_some() {
+                if executor.try_end(&lease, &write).await.is_ok() {
+                    break;
+                }
+                if Instant::now() >= gives_up {
+                    error!(
+                        record = %lease.key,
+                        "the store never took the end of a run; the orphan policy decides about its key"
+                    );
                     break;
                 }
                 pause = longest_pause.min(pause * 2);

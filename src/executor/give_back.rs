@@ -82,7 +82,7 @@ impl<St: Store> Executor<St> {
     pub(super) fn undoing(&self, lease: &Lease) -> Release {
         match lease.attempt {
             1 => Release::Free,
-            _ => self.as_orphan(),
+            _ => self.as_orphan(lease.first_status),
         }
     }
 }

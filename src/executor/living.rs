@@ -37,6 +37,8 @@ impl Flags {
     pub(crate) const ANNOUNCES_EFFECTS: Self = Self(1);
     /// Its effects have begun.
     pub(crate) const HAS_BEGUN_EFFECTS: Self = Self(2);
+    /// It was told by what it has said so far what its end means.
+    const IS_JUDGED: Self = Self(4);
 
     pub(crate) const fn contains(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
@@ -124,14 +126,28 @@ impl Living {
         self.shard(owner).contains_key(&number(owner))
     }
 
-    /// Notes `flags` for the attempt of `owner`, and returns whether it is alive.
+    /// Notes `flags` for the attempt of `owner`, and returns whether it is alive, and what its
+    /// end means is still open.
     pub(crate) fn set(self, owner: Owner, flags: Flags) -> bool {
         match self.shard(owner).get_mut(&number(owner)) {
-            Some(noted) => {
+            Some(noted) if !noted.flags.contains(Flags::IS_JUDGED) => {
                 noted.flags = noted.flags | flags;
                 true
             }
-            None => false,
+            _ => false,
+        }
+    }
+
+    /// Returns what the attempt of `owner` has said of itself, and takes no more from it: what its
+    /// end means is decided by that.
+    pub(crate) fn judge(self, owner: Owner) -> Flags {
+        match self.shard(owner).get_mut(&number(owner)) {
+            Some(noted) => {
+                let said = noted.flags;
+                noted.flags = said | Flags::IS_JUDGED;
+                said
+            }
+            None => Flags::default(),
         }
     }
 
@@ -196,19 +212,18 @@ pub(crate) struct Alive {
 }
 
 impl Alive {
-    /// What the attempt has said of itself so far.
-    pub(crate) fn flags(&self) -> Flags {
-        let table = self.living.shard(self.owner);
-        table
-            .get(&number(self.owner))
-            .map_or_else(Flags::default, |noted| noted.flags)
+    /// Where it is known to be alive.
+    pub(crate) const fn living(&self) -> Living {
+        self.living
     }
 
-    /// Ends it. Those who wait for its end get `end`.
-    pub(super) fn leave(mut self, end: impl FnOnce() -> SharedEnd) {
+    /// Ends it. Those who wait for its end get `end`; without one they have to ask the store.
+    pub(super) fn leave(mut self, end: impl FnOnce() -> Option<SharedEnd>) {
         self.has_left = true;
-        if let Some(tell) = self.remove().and_then(|noted| noted.tell) {
-            tell.send_replace(Some(end()));
+        if let Some(tell) = self.remove().and_then(|noted| noted.tell)
+            && let Some(end) = end()
+        {
+            tell.send_replace(Some(end));
         }
     }
 
@@ -275,10 +290,11 @@ mod tests {
         assert!(living.set(owners[0], Flags::ANNOUNCES_EFFECTS));
         assert!(living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
         let both = Flags::ANNOUNCES_EFFECTS | Flags::HAS_BEGUN_EFFECTS;
-        assert_eq!(alive.flags(), both);
+        assert_eq!(living.judge(owners[0]), both);
+        assert!(!living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
         drop(alive);
         assert!(!living.contains(owners[0]));
         assert!(!living.set(owners[0], Flags::HAS_BEGUN_EFFECTS));
-        assert!(!both.contains(Flags(4)));
+        assert!(!both.contains(Flags::IS_JUDGED));
     }
 }

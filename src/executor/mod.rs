@@ -5,13 +5,6 @@ mod detach;
 mod end;
 mod give_back;
 mod heart;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "what an attempt says of itself is asked for at its end"
-    )
-)]
 mod living;
 mod outcome;
 mod plain;
@@ -31,9 +24,9 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::begin::{Begun, Claimant, Held};
-pub(crate) use self::detach::{Detached, Stage};
+pub(crate) use self::detach::{Detached, Stage, is_detached};
 pub use self::end::Recorded;
-pub(crate) use self::end::{End, Finished, Recordable, Settled};
+pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
 use self::heart::Heart;
 #[cfg_attr(
     not(feature = "test-util"),
@@ -41,7 +34,7 @@ use self::heart::Heart;
 )]
 pub use self::living::Living;
 pub(crate) use self::outcome::Conflict;
-pub use self::outcome::{Attempt, Ran, RunError};
+pub use self::outcome::{Attempt, AttemptEnded, Ran, RunError};
 use self::plain::{PlainWork, replayed};
 pub(crate) use self::room::{Room, Taken};
 pub(crate) use self::run::{Run, Work};
@@ -53,9 +46,9 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::IdempotencyKey;
-use crate::policy::Orphan;
+use crate::policy::{End, ErrorClasses, Orphan};
 use crate::record::Identity;
-use crate::response::Answer;
+use crate::response::{Answer, Sieve};
 use crate::store::Store;
 
 /// Runs work at most once under a key, and gives its recorded result to everyone who comes with
@@ -111,6 +104,9 @@ struct Settings {
     reconcile_timeout: Duration,
     answer_unrecorded: bool,
     orphan: Orphan<Answer>,
+    error_classes: ErrorClasses,
+    announces_effects: bool,
+    sieve: Sieve,
 }
 
 impl Default for Settings {
@@ -126,6 +122,9 @@ impl Default for Settings {
             reconcile_timeout: Duration::from_secs(30),
             answer_unrecorded: true,
             orphan: Orphan::Retake,
+            error_classes: ErrorClasses::default(),
+            announces_effects: false,
+            sieve: Sieve::default(),
         }
     }
 }
@@ -210,6 +209,49 @@ impl<St: Store> Executor<St> {
         self.set(|settings| settings.orphan = orphan)
     }
 
+    /// Says what it means that work ended with an error of type `E`. Default: its outcome is
+    /// [unknown](End::Unknown).
+    ///
+    /// Several functions may be added, each for one type of errors; the first whose type fits
+    /// decides. One that panics is logged, and the outcome counts as unknown. Work that
+    /// [announces its effects](Self::announces_effects) has done nothing before they begin, also
+    /// when the function says *unknown* of its error. An error that is called *final* completes the
+    /// key; it is not stored, and later calls get [`RunError::NotStored`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{End, Executor, store::MemoryStore};
+    ///
+    /// enum PayError {
+    ///     /// The transaction was rolled back.
+    ///     Deadlock,
+    ///     /// The provider did not answer.
+    ///     NoAnswer,
+    /// }
+    ///
+    /// let executor = Executor::new(MemoryStore::new()).classify_error(|error: &PayError| match error {
+    ///     PayError::Deadlock => End::NothingDone,
+    ///     PayError::NoAnswer => End::Unknown,
+    /// });
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn classify_error<E: 'static>(
+        self,
+        classify: impl Fn(&E) -> End + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|settings| settings.error_classes.add(classify))
+    }
+
+    /// Whether all work announces when its effects begin, by [`Attempt::begin_effects`]. Default:
+    /// `false`; work that does so alone says [`Attempt::announce_effects`].
+    ///
+    /// Then an error or a panic before that moment counts as [nothing done](End::NothingDone).
+    #[must_use]
+    pub fn announces_effects(self, announces: bool) -> Self {
+        self.set(|settings| settings.announces_effects = announces)
+    }
+
     /// Whether the result of work is given although the store did not take its record yet, and
     /// is tried again in the background. Default: `true`.
     ///
@@ -262,9 +304,10 @@ impl<St: Store> Executor<St> {
     /// Runs `work` under `key`, or gives the result that was recorded for it.
     ///
     /// The result of work that ends with `Ok` is recorded as JSON, so `T` must come back from
-    /// JSON as it went in. When `work` fails or panics, its outcome counts as unknown, and the
-    /// [orphan policy](Self::orphan) decides what the key is worth. An outcome that shall be
-    /// recorded although it is a failure is best put into `T`: `Ok(Err("declined"))`.
+    /// JSON as it went in. When `work` fails or panics, its outcome counts as unknown, unless the
+    /// error is [classified](Self::classify_error), and the [orphan policy](Self::orphan) decides
+    /// what becomes of the key. An outcome that shall be recorded although it is a failure is best
+    /// put into `T`: `Ok(Err("declined"))`.
     ///
     /// Dropping the future does not stop work that has begun: it is finished, and recorded, on
     /// the runtime.
@@ -325,7 +368,9 @@ impl<St: Store> Executor<St> {
             match executor.begin(&claimant, &stage).await {
                 Begun::Held(held) => {
                     let attempt = held.attempt(claimant.key.clone());
-                    let work = PlainWork::new(executor, async move { work(attempt).await });
+                    let owner = held.owner();
+                    let work = async move { work(attempt).await };
+                    let work = PlainWork::new(executor, owner, work);
                     Run::new(held, claimant.key, work).await
                 }
                 Begun::Completed(completed) => replayed(&completed.payload),
@@ -345,6 +390,21 @@ impl<St: Store> Executor<St> {
     /// The room that there is for bytes which are buffered for runs, if `max` of them may be.
     pub(crate) fn room(&self, max: usize) -> Room<'_> {
         Room::new(&self.shared.runs, max)
+    }
+
+    /// What of a response is not stored.
+    pub(crate) fn sieve(&self) -> &Sieve {
+        &self.shared.settings.sieve
+    }
+
+    /// The same executor, with another sieve.
+    pub(crate) fn sieved(self, change: impl FnOnce(Sieve) -> Sieve) -> Self {
+        self.set(|settings| settings.sieve = change(std::mem::take(&mut settings.sieve)))
+    }
+
+    /// Whether the business system is asked what became of a run.
+    fn reconciles_orphans(&self) -> bool {
+        matches!(self.shared.settings.orphan, Orphan::Reconcile(_))
     }
 
     /// The attempts that are alive in this process.

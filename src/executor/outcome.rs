@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::living::{Flags, Living};
 use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::IdempotencyKey;
-use crate::record::{FencingToken, Lease};
+use crate::policy::End;
+use crate::record::{FencingToken, Lease, Owner};
 
 /// One attempt at a key, as its handler sees it: in the extensions of the request, or as an
 /// extractor (feature `axum`).
@@ -18,16 +20,20 @@ pub struct Attempt {
     token: FencingToken,
     number: u32,
     created_at: Timestamp,
+    owner: Owner,
+    living: Living,
 }
 
 impl Attempt {
-    pub(super) fn new(key: IdempotencyKey, lease: &Lease) -> Self {
+    pub(super) fn new(key: IdempotencyKey, lease: &Lease, living: Living) -> Self {
         Self {
             key,
             fingerprint: lease.identity.request,
             token: lease.token,
             number: lease.attempt,
             created_at: lease.created_at,
+            owner: lease.owner,
+            living,
         }
     }
 
@@ -58,6 +64,70 @@ impl Attempt {
     }
 }
 
+/// The point of no return.
+impl Attempt {
+    /// Says that the work begins now to have effects, such as a call of a payment provider. Call
+    /// it right before the first of them, and go on only when it returns `Ok`.
+    ///
+    /// No status can say whether the work had begun; this can. An attempt that ends afterwards
+    /// with a 4xx is [final](End::Final), and one that ends with a 5xx, a panic or an error is
+    /// [unknown](End::Unknown); so is one with 408, 424 or 499, which are not the handler's word. In
+    /// an attempt that [announces](Self::announce_effects) this call, every end before it but 2xx
+    /// and 3xx is [nothing done](End::NothingDone), and the next request runs.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use axum::http::StatusCode;
+    /// use tower_idempotency::Attempt;
+    ///
+    /// async fn charge(attempt: Attempt) -> Result<&'static str, StatusCode> {
+    ///     attempt.announce_effects();
+    ///     // Until here, a 500, a panic and a timeout leave the key free.
+    ///     let card = look_up().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    ///     attempt.begin_effects().map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    ///     // From here on, they leave an unknown outcome.
+    ///     ask_provider(card).await.map_err(|_| StatusCode::BAD_GATEWAY)
+    /// }
+    /// # async fn look_up() -> Result<u8, ()> { Ok(1) }
+    /// # async fn ask_provider(_: u8) -> Result<&'static str, ()> { Ok("charged") }
+    /// # let _ = charge;
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the attempt has ended already, by a timeout around the handler or because its response
+    /// was returned, and its end may have been taken for *nothing done*: a task that was left behind
+    /// must not begin.
+    pub fn begin_effects(&self) -> Result<(), AttemptEnded> {
+        match self.living.set(self.owner, Flags::HAS_BEGUN_EFFECTS) {
+            true => Ok(()),
+            false => Err(AttemptEnded),
+        }
+    }
+
+    /// Announces that this attempt will say when its effects [begin](Self::begin_effects): what
+    /// happens before that is *nothing done*. Where all handlers do so,
+    /// [`announces_effects`](crate::IdempotencyLayer::announces_effects) says it once.
+    pub fn announce_effects(&self) {
+        // Once it has ended, it makes no difference.
+        let _ = self.living.set(self.owner, Flags::ANNOUNCES_EFFECTS);
+    }
+}
+
+/// An attempt must not begin its effects, because it has ended already; see
+/// [`Attempt::begin_effects`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptEnded;
+
+impl fmt::Display for AttemptEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the attempt has ended; its work must not begin any more")
+    }
+}
+
+impl std::error::Error for AttemptEnded {}
+
 /// The result of [`Executor::run`](crate::Executor::run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ran<T> {
@@ -77,6 +147,18 @@ impl<T> Ran<T> {
 }
 
 /// Why [`Executor::run`](crate::Executor::run) has no result.
+///
+/// A consumer of a queue, whose messages carry their keys, does with its message:
+///
+/// | result | |
+/// |---|---|
+/// | `Ok` | acknowledge it |
+/// | an error that [is retryable](Self::is_retryable) | leave it in the queue, for [`retry_after`](Self::retry_after) at least |
+/// | [`OutcomeUnknown`](Self::OutcomeUnknown) that is held | dead letter: a person, or a job that knows the business system, has to say what became of it |
+/// | [`KeyReused`](Self::KeyReused), [`CallerDiffers`](Self::CallerDiffers) | dead letter: two messages have one key |
+/// | [`NotStored`](Self::NotStored), [`Result`](Self::Result) | acknowledge it: the work is done, and its result cannot be had again |
+/// | [`Work`](Self::Work) that is not retryable | by its error: the outcome is final, or is held as unknown |
+/// | [`Store`](Self::Store) that is not retryable | stop: the store has to be mended, and the message is not done |
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<E> {
@@ -85,16 +167,34 @@ pub enum RunError<E> {
         /// When to try again.
         retry_after: Duration,
     },
-    /// A run before this one left no outcome, and the orphan policy does not let it run again.
-    OutcomeUnknown,
+    /// A run before this one left its outcome unknown, and the orphan policy does not let it run
+    /// again.
+    OutcomeUnknown {
+        /// When the key was first claimed.
+        first_seen: Timestamp,
+        /// When to ask again, where the policy is to [ask](crate::Orphan::Reconcile) for the
+        /// outcome, and nobody could say it yet. `None`: the key is
+        /// [held](crate::Orphan::Hold), until its retention ends or an operator removes it.
+        retry_after: Option<Duration>,
+    },
     /// The key was used with another fingerprint.
     KeyReused,
+    /// The key belongs to another caller: to a request over HTTP in the same namespace.
+    CallerDiffers,
+    /// The key was recorded under settings that this process does not know. Another may.
+    SettingsChanged,
+    /// The run that this call [waited for](crate::Executor::wait_for_in_flight) ended without a
+    /// result, and its end is of this class.
+    Ended(End),
     /// The work was done, but its lease was lost meanwhile: the key has gone to another run, whose
     /// result is the key's. Ask again for that.
     LeaseLost,
     /// The work was done, but the store did not take its result yet, and
     /// [it is not given before](crate::Executor::answer_unrecorded). Ask again for it.
     NotRecorded,
+    /// The work ended before, with an error that was [classified](crate::Executor::classify_error)
+    /// as final, or with a result that is not stored. It is not done again.
+    NotStored,
     /// There are as many runs in flight as may be.
     TooManyRuns,
     /// The executor was shut down.
@@ -105,22 +205,85 @@ pub enum RunError<E> {
     /// be done again.
     Result(serde_json::Error),
     /// The work itself failed.
-    Work(E),
+    Work {
+        /// What it failed with.
+        error: E,
+        /// Whether the next call with the key runs, or may learn the outcome: not if the error is
+        /// [final](End::Final), nor if the outcome is unknown and [held](crate::Orphan::Hold).
+        is_retryable: bool,
+    },
+}
+
+impl<E> RunError<E> {
+    /// Whether the same call, with the same key, may get a result later. It does no harm in any
+    /// case: the key guards the work.
+    pub fn is_retryable(&self) -> bool {
+        self.retry_after().is_some()
+    }
+
+    /// When to make the same call again, with the same key; `None` when it is of no use.
+    pub fn retry_after(&self) -> Option<Duration> {
+        const SOON: Option<Duration> = Some(Duration::from_secs(1));
+        match self {
+            Self::InProgress { retry_after } => Some(*retry_after),
+            Self::OutcomeUnknown { retry_after, .. } => *retry_after,
+            Self::Ended(End::NothingDone | End::Unknown)
+            | Self::LeaseLost
+            | Self::NotRecorded
+            | Self::SettingsChanged
+            | Self::ShuttingDown
+            | Self::TooManyRuns
+            | Self::Work {
+                is_retryable: true, ..
+            } => SOON,
+            Self::Store(error) => match error.kind() {
+                // Another process may be able to read it.
+                StoreErrorKind::Newer => SOON,
+                kind if kind.is_passing() => SOON,
+                _ => None,
+            },
+            Self::CallerDiffers
+            | Self::Ended(End::Final)
+            | Self::KeyReused
+            | Self::NotStored
+            | Self::Result(_)
+            | Self::Work {
+                is_retryable: false,
+                ..
+            } => None,
+        }
+    }
 }
 
 impl<E: fmt::Display> fmt::Display for RunError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InProgress { .. } => f.write_str("the work is in progress"),
-            Self::OutcomeUnknown => f.write_str("a run before left no outcome"),
+            Self::OutcomeUnknown {
+                retry_after: None, ..
+            } => f.write_str("a run before left its outcome unknown, and the key is held"),
+            Self::OutcomeUnknown { .. } => {
+                f.write_str("a run before left its outcome unknown, and nobody could say it yet")
+            }
             Self::KeyReused => f.write_str("the idempotency key was used for other work"),
+            Self::CallerDiffers => f.write_str("the idempotency key belongs to another caller"),
+            Self::SettingsChanged => {
+                f.write_str("the idempotency key was recorded under other settings")
+            }
+            Self::Ended(end) => write!(
+                f,
+                "the run that was waited for ended without a result: {end}"
+            ),
             Self::LeaseLost => f.write_str("the work was done, but its lease was lost meanwhile"),
             Self::NotRecorded => f.write_str("the work was done, but is not recorded yet"),
+            Self::NotStored => {
+                f.write_str("the work was done before, and its result is not stored")
+            }
             Self::TooManyRuns => f.write_str("too many runs are in flight"),
             Self::ShuttingDown => f.write_str("the executor was shut down"),
             Self::Store(_) => f.write_str("the store failed, and the work was not done"),
             Self::Result(_) => f.write_str("the result of the work cannot be kept as JSON"),
-            Self::Work(error) => error.fmt(f),
+            Self::Work { error, .. } => error.fmt(f),
         }
     }
 }
@@ -130,7 +293,7 @@ impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
         match self {
             Self::Store(error) => Some(error),
             Self::Result(error) => Some(error),
-            Self::Work(error) => error.source(),
+            Self::Work { error, .. } => error.source(),
             _ => None,
         }
     }
@@ -140,12 +303,17 @@ impl<E> From<Conflict> for RunError<E> {
     fn from(conflict: Conflict) -> Self {
         match conflict {
             Conflict::InProgress { retry_after } => Self::InProgress { retry_after },
-            Conflict::OutcomeUnknown { .. } | Conflict::OutcomeUnknownYet { .. } => {
-                Self::OutcomeUnknown
-            }
-            Conflict::Reused | Conflict::CallerDiffers | Conflict::SettingsChanged => {
-                Self::KeyReused
-            }
+            Conflict::OutcomeUnknown { first_seen, .. } => Self::OutcomeUnknown {
+                first_seen,
+                retry_after: None,
+            },
+            Conflict::OutcomeUnknownYet { first_seen } => Self::OutcomeUnknown {
+                first_seen,
+                retry_after: Some(Duration::from_secs(1)),
+            },
+            Conflict::Reused => Self::KeyReused,
+            Conflict::CallerDiffers => Self::CallerDiffers,
+            Conflict::SettingsChanged => Self::SettingsChanged,
             Conflict::LeaseLost => Self::LeaseLost,
             Conflict::NotRecorded => Self::NotRecorded,
             Conflict::NothingDone => Self::InProgress {

@@ -9,24 +9,30 @@ use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::end::{Finished, Settled};
+use super::end::{Ending, Finished, Recorded, Settled};
 use super::run::Work;
 use super::{Executor, Ran, RunError};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::record::Owner;
 use crate::response::Answer;
 use crate::store::Store;
 
 pin_project! {
     pub(super) struct PlainWork<F, St> {
         executor: Executor<St>,
+        owner: Owner,
         #[pin]
         future: F,
     }
 }
 
 impl<F, St> PlainWork<F, St> {
-    pub(super) const fn new(executor: Executor<St>, future: F) -> Self {
-        Self { executor, future }
+    pub(super) const fn new(executor: Executor<St>, owner: Owner, future: F) -> Self {
+        Self {
+            executor,
+            owner,
+            future,
+        }
     }
 }
 
@@ -34,11 +40,14 @@ impl<F, T, E, St> Future for PlainWork<F, St>
 where
     F: Future<Output = Result<T, E>>,
     T: Serialize,
+    E: 'static,
+    St: Store,
 {
     type Output = Finished<Result<T, RunError<E>>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(self.project().future.poll(cx));
+        let this = self.project();
+        let result = ready!(this.future.poll(cx));
         Poll::Ready(match result {
             Ok(value) => match Answer::value(&value) {
                 Ok(answer) => Finished::recorded(Ok(value), answer),
@@ -47,7 +56,15 @@ where
                     Finished::recorded(Err(RunError::Result(error)), nothing)
                 }
             },
-            Err(error) => Finished::unknown(Err(RunError::Work(error))),
+            Err(error) => {
+                let class = this.executor.class_of_error(*this.owner, &error);
+                let error = RunError::Work {
+                    error,
+                    // Known when the lease has ended.
+                    is_retryable: false,
+                };
+                Finished::new(Err(error), Ending::without_response(class))
+            }
         })
     }
 }
@@ -68,7 +85,19 @@ where
 
     fn give(&self, settled: Settled<Self::Value>) -> Self::Given {
         match settled {
-            Settled::Value { value, .. } => value.map(Ran::Executed),
+            Settled::Value {
+                value, recorded, ..
+            } => value.map(Ran::Executed).map_err(|error| match error {
+                RunError::Work { error, .. } => RunError::Work {
+                    error,
+                    is_retryable: match recorded {
+                        Recorded::LeaseLost | Recorded::Pending | Recorded::Released => true,
+                        Recorded::NotStored | Recorded::Stored => false,
+                        Recorded::Unknown => self.executor.reconciles_orphans(),
+                    },
+                },
+                error => error,
+            }),
             Settled::Superseded(completed) => replayed(&completed.payload),
             Settled::Withheld(conflict, _) => Err(conflict.into()),
         }
@@ -84,7 +113,8 @@ pub(super) fn replayed<T: DeserializeOwned, E>(payload: &Bytes) -> Result<Ran<T>
         Ok(Answer::Value(value)) => serde_json::from_slice(&value)
             .map(Ran::Replayed)
             .map_err(RunError::Result),
-        Ok(_) => Err(RunError::Store(StoreError::new(
+        Ok(Answer::NotStored { .. }) => Err(RunError::NotStored),
+        Ok(Answer::Response(_)) => Err(RunError::Store(StoreError::new(
             StoreErrorKind::Damaged,
             "the recorded answer is that of an HTTP request",
         ))),

@@ -16,7 +16,7 @@ impl<St: Store> Executor<St> {
     /// Whether the business system is asked before work begins under this lease: an attempt before
     /// it left no outcome, and the policy is to ask.
     pub(crate) fn reconciles(&self, held: &Held) -> bool {
-        held.lease.attempt > 1 && matches!(self.shared.settings.orphan, Orphan::Reconcile(_))
+        held.lease.attempt > 1 && self.reconciles_orphans()
     }
 
     /// Asks the business system what the attempts before `held` have done. Work that it says was
@@ -90,6 +90,9 @@ impl<St: Store> Executor<St> {
         let asked = tokio::spawn(asking.instrument(Span::current()));
         let abort = asked.abort_handle();
         match timeout(settings.reconcile_timeout, asked).await {
+            Ok(Ok(Reconciled::Completed(answer))) => {
+                Reconciled::Completed(settings.sieve.sift(answer))
+            }
             Ok(Ok(reconciled)) => reconciled,
             Ok(Err(_)) => {
                 warn!(record = %lease.key, "asking for the outcome of a run panicked");

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::Executor;
 use super::begin::Held;
-use super::end::{End, Finished, Settled, Write};
+use super::end::{Asking, Ending, Finished, Settled, Told, Write};
 use super::heart::Beating;
 use crate::key::IdempotencyKey;
 use crate::store::Store;
@@ -89,36 +89,42 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             // Polled again after it was ready: there is nothing left to give.
             return Poll::Pending;
         };
-        let (outcome, end) = match catch_unwind(AssertUnwindSafe(|| this.work.as_mut().poll(cx))) {
-            Ok(Poll::Ready(Finished { value, end })) => (Ok(value), end),
+        let owner = leased.held.lease.owner;
+        let polled = catch_unwind(AssertUnwindSafe(|| this.work.as_mut().poll(cx)));
+        let (outcome, mut ending) = match polled {
+            Ok(Poll::Ready(Finished { value, ending })) => (Ok(value), ending),
             Ok(Poll::Pending) => {
                 leased.keep(this.work.executor());
                 return Poll::Pending;
             }
             Err(panic) => {
                 this.work.as_mut().abandon();
-                (Err(panic), End::Unknown)
+                let class = this.work.executor().effects(owner).end_of_failure();
+                (Err(panic), Ending::without_response(class))
             }
         };
         if let Some(beating) = &leased.beating {
             beating.end_is_under_way();
         }
         let executor = this.work.executor();
-        let is_answer = matches!(end, End::Record { .. });
-        let write = executor.write_for(end);
+        let is_answer = matches!(ending, Ending::Final { .. });
+        let told = ending.told();
+        let write = executor.write_for(ending);
         let lease = &leased.held.lease;
-        let ended = write
-            .as_ref()
-            .and_then(|write| executor.try_end_now(lease, write));
-        if let Some(ended) = ended {
-            let settled = executor.settled(outcome, is_answer, ended, lease.created_at);
-            *this.leased = None;
-            return Poll::Ready(this.work.give(settled));
-        }
+        let created_at = lease.created_at;
+        let ended = match &write {
+            Ok(write) => executor.try_end_now(lease, write),
+            Err(_) => None,
+        };
         let Some(leased) = this.leased.take() else {
             return Poll::Pending;
         };
-        let settling = settle(executor.clone(), leased, outcome, is_answer, write);
+        if let (Ok(write), Some(ended)) = (&write, ended) {
+            executor.leave(leased.held, write, &ended, told);
+            let settled = executor.settled(outcome, is_answer, ended, created_at);
+            return Poll::Ready(this.work.give(settled));
+        }
+        let settling = settle(executor.clone(), leased, outcome, is_answer, write, told);
         let ending = this.ending.insert(Box::pin(settling));
         let settled = ready!(ending.as_mut().poll(cx));
         Poll::Ready(this.work.give(settled))
@@ -139,21 +145,21 @@ impl<St: Store> Leased<St> {
     }
 }
 
-/// Ends the lease of work that has ended; without a `write` the business system has to be asked
-/// what became of it.
+/// Ends the lease of work that has ended.
 async fn settle<V, St: Store>(
     executor: Executor<St>,
     leased: Leased<St>,
     outcome: Result<V, Panic>,
     is_answer: bool,
-    write: Option<Write>,
+    write: Result<Write, Asking>,
+    told: Told,
 ) -> Settled<V> {
     let Leased { held, key, beating } = leased;
     let created_at = held.lease.created_at;
     let write = match write {
-        Some(write) => write,
-        None => executor.asked_write(&key, &held.lease).await,
+        Ok(write) => write,
+        Err(asking) => executor.asked_write(&key, &held.lease, asking).await,
     };
-    let ended = executor.end(held, write, beating).await;
+    let ended = executor.end(held, write, Some(told), beating).await;
     executor.settled(outcome, is_answer, ended, created_at)
 }

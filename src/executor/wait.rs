@@ -17,7 +17,7 @@ use super::{Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::key::RecordKey;
 use crate::policy::Orphan;
-use crate::record::{Completed, Identity, Record};
+use crate::record::{Completed, Identity, Lease, Record};
 use crate::store::Store;
 
 /// The first pause between two looks at a run on another node.
@@ -31,6 +31,16 @@ pub(crate) struct SharedEnd {
     /// When the key was first claimed.
     pub(crate) first_seen: Timestamp,
     pub(crate) what: What,
+}
+
+impl SharedEnd {
+    pub(super) fn of(lease: &Lease, what: What) -> Self {
+        Self {
+            identity: lease.identity,
+            first_seen: lease.created_at,
+            what,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,186 +1,524 @@
-//! Which responses are recorded.
+//! Which class the end of a run is of.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
-use http::{HeaderMap, StatusCode};
 
-use super::grpc;
+use super::end::{Effects, End, NO_CODE, Word};
+use super::media::Form;
+use super::refused;
 
-/// Which responses are recorded as the answer to a key. Where a response is not, the key is
-/// released, and the next request with it runs.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Says of which class each response is, and so what becomes of its key; see [`End`].
+///
+/// It starts from a named set, and is changed status by status or by functions:
+///
+/// ```
+/// use tower_idempotency::{End, Recording};
+///
+/// // This API declines with 422, after it has asked the provider.
+/// let recording = Recording::default().also_final([422]);
+///
+/// // GraphQL puts its errors into a 200.
+/// let graphql = Recording::default().by_body(|response| {
+///     let body: serde_json::Value = serde_json::from_slice(response.body()).ok()?;
+///     body.get("errors").map(|_| End::NothingDone)
+/// });
+/// ```
+///
+/// What decides is, in this order: what the handler says of the one response
+/// ([`RecordingOverride`](crate::RecordingOverride)); the functions of [`by_body`](Self::by_body);
+/// those of [`by_head`](Self::by_head); the `also_` lists, the last one first; what the handler
+/// says of its effects ([`Attempt::begin_effects`](crate::Attempt::begin_effects)); and the set.
+/// A refusal of a layer of this crate further in is *nothing done* whatever lists and sets say,
+/// where it promises that nothing ran: it is not the handler's response.
+///
+/// A gRPC response (`application/grpc`, or with `+` or `;` after it) counts by its `grpc-status`,
+/// in the trailers or, where there are none, in the head. gRPC-Web and Connect put it into the
+/// body, where a function of [`by_body`](Self::by_body) can read it.
 #[derive(Clone, Default)]
-#[non_exhaustive]
-pub enum Recording {
-    /// All but those which say that the operation was not carried out: 5xx, and 401, 403, 404,
-    /// 405, 407, 408, 413, 415, 421, 425 and 429. The default: a refused credential or a limit on
-    /// the rate must not poison a key.
-    ///
-    /// A gRPC response counts as the HTTP status that belongs to its `grpc-status`, by the
-    /// mapping of [`google.rpc.Code`], here and for [`Recording::Success`].
-    ///
-    /// A handler that answers 5xx *after* it has done its work should say so with
-    /// [`RecordingOverride::RetainFor`], or be given [`Recording::All`].
-    ///
-    /// [`google.rpc.Code`]: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
-    #[default]
-    Deterministic,
-    /// All of them, 500s too: what Stripe's API v1 does once a request has begun to execute.
-    All,
-    /// 2xx only.
-    Success,
-    /// Those that a function picks; see [`Recording::when`].
-    When(When),
+pub struct Recording {
+    set: Set,
+    also: Vec<(Word, End)>,
+    by_head: Vec<Arc<ByHead>>,
+    by_body: Vec<Arc<ByBody>>,
 }
 
+type ByHead = dyn Fn(&Parts) -> Option<End> + Send + Sync;
+type ByBody = dyn Fn(&CapturedResponse<'_>) -> Option<End> + Send + Sync;
+
+/// A named set of classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Set {
+    #[default]
+    Default,
+    StripeV1,
+    Success,
+}
+
+/// The named sets. The default one is the table of [`End`].
 impl Recording {
-    /// Records a response when `record` says so of its status and header fields.
+    /// Returns the set in which every response is *final*, a 500 too: what Stripe's API v1 does
+    /// once a request has begun to execute.
     ///
-    /// ```
-    /// use tower_idempotency::Recording;
-    ///
-    /// let recording = Recording::when(|response| !response.headers.contains_key("x-try-again"));
-    /// ```
-    pub fn when(record: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        Self::When(When(Arc::new(record)))
+    /// In a handler that announces its effects, what happens before they begin is *nothing done*
+    /// here, too; and this is then exactly Stripe's rule.
+    pub fn stripe_v1() -> Self {
+        Self::of(Set::StripeV1)
     }
 
-    /// Whether a response is recorded, as far as it is known: `trailers` come after the body.
-    pub(crate) fn records(&self, response: &Parts, trailers: Option<&HeaderMap>) -> bool {
-        match self {
-            Self::Deterministic => is_deterministic(grpc::status(response, trailers)),
-            Self::All => true,
-            Self::Success => grpc::status(response, trailers).is_success(),
-            Self::When(When(record)) => record(response),
+    /// Returns the set in which 2xx, and gRPC `OK`, are *final*, and no other response is.
+    ///
+    /// Of what the default has as final, 402 and `ALREADY_EXISTS` are *nothing done*; 300–303 are
+    /// *unknown*, because many a handler redirects after it has done its work.
+    pub fn success() -> Self {
+        Self::of(Set::Success)
+    }
+
+    fn of(set: Set) -> Self {
+        Self {
+            set,
+            ..Self::default()
         }
+    }
+}
+
+/// What is changed of a set.
+impl Recording {
+    /// Makes responses with these statuses *final*.
+    #[must_use]
+    pub fn also_final(self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        self.also_http(statuses, End::Final)
+    }
+
+    /// Makes responses with these statuses *nothing done*.
+    #[must_use]
+    pub fn also_nothing_done(self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        self.also_http(statuses, End::NothingDone)
+    }
+
+    /// Makes responses with these statuses *unknown*.
+    #[must_use]
+    pub fn also_unknown(self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        self.also_http(statuses, End::Unknown)
+    }
+
+    /// Makes gRPC responses with these codes *final*.
+    #[must_use]
+    pub fn also_final_grpc(self, codes: impl IntoIterator<Item = u16>) -> Self {
+        self.also_grpc(codes, End::Final)
+    }
+
+    /// Makes gRPC responses with these codes *nothing done*.
+    #[must_use]
+    pub fn also_nothing_done_grpc(self, codes: impl IntoIterator<Item = u16>) -> Self {
+        self.also_grpc(codes, End::NothingDone)
+    }
+
+    /// Makes gRPC responses with these codes *unknown*.
+    #[must_use]
+    pub fn also_unknown_grpc(self, codes: impl IntoIterator<Item = u16>) -> Self {
+        self.also_grpc(codes, End::Unknown)
+    }
+
+    /// Adds a function that says by its head of which class a response is, or leaves that to
+    /// what comes after it, with `None`.
+    ///
+    /// Functions are asked in the order in which they were added, each at most once per response.
+    /// One that panics is logged, and the response counts as *unknown*.
+    #[must_use]
+    pub fn by_head(
+        mut self,
+        judge: impl Fn(&Parts) -> Option<End> + Send + Sync + 'static,
+    ) -> Self {
+        self.by_head.push(Arc::new(judge));
+        self
+    }
+
+    /// Adds a function that says by its body and trailers of which class a response is, or leaves
+    /// that to what comes after it, with `None`.
+    ///
+    /// It is asked as one of [`by_head`](Self::by_head), and before those. A response whose body
+    /// is not read to its end, because it is a stream or longer than
+    /// [`max_response_body`](crate::IdempotencyLayer::max_response_body), is not shown to it.
+    ///
+    /// With such a function every response is read before the client gets it, also one that will
+    /// not be recorded.
+    #[must_use]
+    pub fn by_body(
+        mut self,
+        judge: impl Fn(&CapturedResponse<'_>) -> Option<End> + Send + Sync + 'static,
+    ) -> Self {
+        self.by_body.push(Arc::new(judge));
+        self
+    }
+
+    fn also_http(self, statuses: impl IntoIterator<Item = u16>, end: End) -> Self {
+        // What is no status never comes.
+        let statuses = statuses
+            .into_iter()
+            .filter_map(|status| status.try_into().ok());
+        self.also(statuses.map(Word::Http), end)
+    }
+
+    fn also_grpc(self, codes: impl IntoIterator<Item = u16>, end: End) -> Self {
+        self.also(codes.into_iter().map(Word::Grpc), end)
+    }
+
+    fn also(mut self, words: impl Iterator<Item = Word>, end: End) -> Self {
+        self.also.extend(words.map(|word| (word, end)));
+        self
+    }
+}
+
+/// How the class of a response is found.
+impl Recording {
+    /// Whether the body of a response has to be read to tell its class.
+    pub(super) fn looks_at_bodies(&self) -> bool {
+        !self.by_body.is_empty()
+    }
+
+    /// What the functions say that look at a whole response.
+    pub(super) fn class_by_body(&self, response: &CapturedResponse<'_>) -> Option<End> {
+        self.by_body
+            .iter()
+            .find_map(|judge| asked("Recording::by_body", || judge(response)))
+    }
+
+    /// What the functions say that look at a head.
+    pub(super) fn class_by_head(&self, head: &Parts) -> Option<End> {
+        self.by_head
+            .iter()
+            .find_map(|judge| asked("Recording::by_head", || judge(head)))
+    }
+
+    /// What lists, effects and set say of a response, `whole` or not; `None` for a gRPC response
+    /// whose status is still to come.
+    pub(super) fn class_by_status(
+        &self,
+        head: &Parts,
+        form: Form,
+        whole: Option<Option<&HeaderMap>>,
+        effects: impl FnOnce() -> Effects,
+    ) -> Option<End> {
+        let word = match form {
+            Form::Whole | Form::Stream => Word::Http(head.status),
+            Form::Grpc => Word::Grpc(grpc_code(&head.headers, whole)?),
+        };
+        if word.is_success() {
+            return Some(match self.also.is_empty() {
+                true => End::Final,
+                false => self.listed(word).unwrap_or(End::Final),
+            });
+        }
+        if let Some(end) = refused::end(&head.headers) {
+            return Some(match effects() {
+                // It is the word of a service that the handler has called meanwhile.
+                Effects::Begun => End::Unknown,
+                _ => end,
+            });
+        }
+        Some(self.listed(word).unwrap_or_else(|| {
+            let effects = effects();
+            match self.set {
+                Set::StripeV1 if effects == Effects::Begun => End::Final,
+                _ => effects.end(word).unwrap_or_else(|| self.set.end(word)),
+            }
+        }))
+    }
+
+    fn listed(&self, word: Word) -> Option<End> {
+        let mut last_first = self.also.iter().rev();
+        last_first
+            .find(|(listed, _)| *listed == word)
+            .map(|(_, end)| *end)
+    }
+}
+
+impl Set {
+    fn end(self, word: Word) -> End {
+        match (self, word) {
+            (Self::StripeV1, _) => End::Final,
+            (Self::Success, _) if word.is_success() => End::Final,
+            (Self::Success, Word::Http(status)) if status.is_redirection() => match word.end() {
+                End::Final => End::Unknown,
+                end => end,
+            },
+            (Self::Success, _) => match word.end() {
+                End::Final => End::NothingDone,
+                end => end,
+            },
+            (Self::Default, _) => word.end(),
+        }
+    }
+}
+
+/// Asks a function of the application. One that panics says *unknown*, and the log says so.
+pub(super) fn asked(name: &'static str, ask: impl FnOnce() -> Option<End>) -> Option<End> {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
+        let message = message(&*panic);
+        tracing::error!(
+            function = name,
+            message,
+            "a function that says what the end of a run means panicked; the end counts as unknown"
+        );
+        Some(End::Unknown)
+    })
+}
+
+/// What a panic says, if it is a text.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it says nothing")
+}
+
+/// The status of a gRPC response; `None` when it may still come. That of the trailers is the last
+/// word; a failure that is in the head already comes instead of a message.
+fn grpc_code(head: &HeaderMap, whole: Option<Option<&HeaderMap>>) -> Option<u16> {
+    let in_head = head.get(GRPC_STATUS).map(code);
+    match (in_head, whole) {
+        (None | Some(0), None) => None,
+        (Some(code), None) => Some(code),
+        (_, Some(trailers)) => {
+            let in_trailers = trailers.and_then(|trailers| trailers.get(GRPC_STATUS));
+            Some(in_trailers.map(code).or(in_head).unwrap_or(NO_CODE))
+        }
+    }
+}
+
+fn code(value: &HeaderValue) -> u16 {
+    match value.as_bytes() {
+        [digit @ b'0'..=b'9'] => u16::from(digit - b'0'),
+        [b'1', digit @ b'0'..=b'9'] => 10 + u16::from(digit - b'0'),
+        _ => NO_CODE,
     }
 }
 
 impl fmt::Debug for Recording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Deterministic => "Deterministic",
-            Self::All => "All",
-            Self::Success => "Success",
-            Self::When(_) => "When",
-        })
+        f.debug_struct("Recording")
+            .field("set", &self.set)
+            .field("also", &self.also)
+            .field("by_head", &self.by_head.len())
+            .field("by_body", &self.by_body.len())
+            .finish()
     }
 }
 
-/// A function that picks responses; see [`Recording::when`].
-#[derive(Clone)]
-pub struct When(Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
+/// A response that was read to its end, as [`Recording::by_body`] sees it.
+#[derive(Debug)]
+pub struct CapturedResponse<'a> {
+    head: &'a Parts,
+    body: Bytes,
+    trailers: Option<&'a HeaderMap>,
+}
 
-impl fmt::Debug for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("When").finish_non_exhaustive()
+impl<'a> CapturedResponse<'a> {
+    pub(super) const fn new(head: &'a Parts, body: Bytes, trailers: Option<&'a HeaderMap>) -> Self {
+        Self {
+            head,
+            body,
+            trailers,
+        }
     }
-}
 
-fn is_deterministic(status: StatusCode) -> bool {
-    !status.is_server_error()
-        && !matches!(
-            status.as_u16(),
-            401 | 403 | 404 | 405 | 407 | 408 | 413 | 415 | 421 | 425 | 429
-        )
-}
+    /// Returns status, header fields and extensions.
+    pub const fn head(&self) -> &'a Parts {
+        self.head
+    }
 
-/// What a handler says of one response, whatever the [`Recording`] policy: put it into the
-/// response's extensions.
-///
-/// With axum:
-///
-/// ```
-/// # #[cfg(feature = "axum")] {
-/// use axum::{Extension, http::StatusCode, response::IntoResponse};
-/// use tower_idempotency::RecordingOverride;
-///
-/// async fn charge() -> impl IntoResponse {
-///     // The provider is busy; nothing was charged. The same key may try again.
-///     (StatusCode::CONFLICT, Extension(RecordingOverride::Release), "try again")
-/// }
-/// # let _ = charge;
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RecordingOverride {
-    /// Do not record it: the operation was not carried out, and the next request runs.
-    Release,
-    /// Record it, for this long.
-    RetainFor(Duration),
-    /// It is a stream: hand it through at once, and record that it was not stored.
-    Stream,
+    /// Returns the whole body. It is compressed if a layer within compresses it.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Returns the trailers, if there were any.
+    pub const fn trailers(&self) -> Option<&'a HeaderMap> {
+        self.trailers
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+    use http::header::CONTENT_TYPE;
+
     use super::*;
 
-    fn recorded(recording: &Recording) -> Vec<u16> {
+    fn head(status: u16) -> Parts {
+        let response = http::Response::builder().status(status).body(());
+        response.expect("a status").into_parts().0
+    }
+
+    fn class(recording: &Recording, head: &Parts, trailers: Option<&HeaderMap>) -> End {
+        let untold = || Effects::Untold;
+        let form = Form::of(&head.headers);
+        recording
+            .class_by_status(head, form, Some(trailers), untold)
+            .expect("it is whole")
+    }
+
+    fn of_class(recording: &Recording, end: End) -> Vec<u16> {
         (200..600)
-            .filter(|status| {
-                let response = http::Response::builder().status(*status).body(());
-                response.is_ok_and(|response| recording.records(&response.into_parts().0, None))
-            })
+            .filter(|status| class(recording, &head(*status), None) == end)
             .collect()
     }
 
     #[test]
-    fn deterministic_leaves_out_what_says_that_nothing_was_done() {
-        let kept = recorded(&Recording::Deterministic);
-        for status in [
-            401, 403, 404, 405, 407, 408, 413, 415, 421, 425, 429, 500, 502, 503, 504, 599,
-        ] {
-            assert!(!kept.contains(&status), "{status}");
-        }
-        assert_eq!(kept.len(), 300 - 11);
+    fn a_set_does_what_its_name_says() {
+        let finals: Vec<u16> = (200..=303).chain([402]).collect();
+        assert_eq!(of_class(&Recording::default(), End::Final), finals);
+        assert_eq!(of_class(&Recording::stripe_v1(), End::Final).len(), 400);
+        let success = Recording::success();
+        let successes: Vec<u16> = (200..300).collect();
+        assert_eq!(of_class(&success, End::Final), successes);
+        assert_eq!(class(&success, &head(303), None), End::Unknown);
+        assert_eq!(class(&success, &head(307), None), End::NothingDone);
+        assert_eq!(class(&success, &head(402), None), End::NothingDone);
+        assert_eq!(class(&success, &head(500), None), End::Unknown);
     }
 
     #[test]
-    fn the_other_policies_do_what_their_names_say() {
-        assert_eq!(recorded(&Recording::All).len(), 400);
-        assert_eq!(
-            recorded(&Recording::Success),
-            (200..300).collect::<Vec<_>>()
-        );
-        let teapot = Recording::when(|response| response.status.as_u16() == 418);
-        assert_eq!(recorded(&teapot), [418]);
+    fn the_last_list_that_names_a_status_counts() {
+        let recording = Recording::default()
+            .also_final([422, 500])
+            .also_nothing_done([500, 0, 1000])
+            .also_unknown([200, 201])
+            .also_final([201]);
+        for (status, end) in [
+            (422, End::Final),
+            (500, End::NothingDone),
+            (200, End::Unknown),
+            (201, End::Final),
+            (202, End::Final),
+        ] {
+            assert_eq!(class(&recording, &head(status), None), end, "{status}");
+        }
+    }
+
+    fn grpc(in_head: Option<&'static str>) -> Parts {
+        let mut head = head(200);
+        let content_type = HeaderValue::from_static("application/grpc+proto");
+        head.headers.insert(CONTENT_TYPE, content_type);
+        if let Some(code) = in_head {
+            let code = HeaderValue::from_static(code);
+            head.headers.insert(GRPC_STATUS, code);
+        }
+        head
+    }
+
+    fn trailers(code: &'static str) -> HeaderMap {
+        let field = (GRPC_STATUS, HeaderValue::from_static(code));
+        [field].into_iter().collect()
     }
 
     #[test]
     fn a_grpc_response_counts_by_its_grpc_status() {
-        let records = |code: &'static str, is_in_trailers: bool| {
-            let mut fields = HeaderMap::new();
-            fields.insert("grpc-status", http::HeaderValue::from_static(code));
-            let mut response = http::Response::new(());
-            let content_type = http::HeaderValue::from_static("application/grpc+proto");
-            response.headers_mut().insert("content-type", content_type);
-            if !is_in_trailers {
-                response.headers_mut().extend(fields.clone());
-            }
-            let response = response.into_parts().0;
-            Recording::Deterministic.records(&response, is_in_trailers.then_some(&fields))
-        };
-        for is_in_trailers in [false, true] {
-            for code in ["0", "1", "3", "6", "9", "10", "11"] {
-                assert!(records(code, is_in_trailers), "{code}");
-            }
-            for code in [
-                "2", "4", "5", "7", "8", "12", "13", "14", "15", "16", "99", "x",
-            ] {
-                assert!(!records(code, is_in_trailers), "{code}");
-            }
+        let recording = Recording::default();
+        for (code, end) in [
+            ("0", End::Final),
+            ("6", End::Final),
+            ("3", End::NothingDone),
+            ("16", End::NothingDone),
+            ("8", End::Unknown),
+            ("14", End::Unknown),
+            ("00", End::Unknown),
+            ("99", End::Unknown),
+            ("x", End::Unknown),
+        ] {
+            let trailers = trailers(code);
+            assert_eq!(
+                class(&recording, &grpc(None), Some(&trailers)),
+                end,
+                "{code}"
+            );
+            assert_eq!(class(&recording, &grpc(Some(code)), None), end, "{code}");
         }
+        let last = trailers("13");
+        assert_eq!(
+            class(&recording, &grpc(Some("0")), Some(&last)),
+            End::Unknown
+        );
+    }
+
+    #[test]
+    fn a_grpc_response_without_a_status_is_unknown() {
+        let recording = Recording::default();
+        assert_eq!(class(&recording, &grpc(None), None), End::Unknown);
+        let empty = HeaderMap::new();
+        assert_eq!(class(&recording, &grpc(None), Some(&empty)), End::Unknown);
+    }
+
+    #[test]
+    fn a_grpc_status_that_may_still_come_is_waited_for() {
+        let by_head = |code| {
+            let head = grpc(code);
+            let untold = || Effects::Untold;
+            Recording::default().class_by_status(&head, Form::Grpc, None, untold)
+        };
+        assert_eq!(by_head(None), None);
+        assert_eq!(by_head(Some("0")), None);
+        assert_eq!(by_head(Some("5")), Some(End::NothingDone));
     }
 
     #[test]
     fn a_grpc_status_means_nothing_in_another_response() {
-        let mut response = http::Response::new(());
-        let status = http::HeaderValue::from_static("14");
-        response.headers_mut().insert("grpc-status", status);
-        assert!(Recording::Deterministic.records(&response.into_parts().0, None));
+        let mut head = head(200);
+        head.headers
+            .insert(GRPC_STATUS, HeaderValue::from_static("14"));
+        assert_eq!(class(&Recording::default(), &head, None), End::Final);
+    }
+
+    #[test]
+    fn lists_of_grpc_codes_and_of_statuses_do_not_meet() {
+        let recording = Recording::default()
+            .also_nothing_done([200])
+            .also_final_grpc([14])
+            .also_nothing_done_grpc([8])
+            .also_unknown_grpc([0]);
+        assert_eq!(class(&recording, &grpc(Some("14")), None), End::Final);
+        assert_eq!(class(&recording, &grpc(Some("8")), None), End::NothingDone);
+        assert_eq!(class(&recording, &grpc(Some("0")), None), End::Unknown);
+        assert_eq!(class(&recording, &head(200), None), End::NothingDone);
+    }
+
+    #[test]
+    fn a_function_that_panics_says_unknown() {
+        let recording = Recording::stripe_v1()
+            .by_head(|head| match head.status {
+                StatusCode::OK => None,
+                status => panic!("{status} was not planned for"),
+            })
+            .by_head(|_| Some(End::NothingDone));
+        assert_eq!(recording.class_by_head(&head(200)), Some(End::NothingDone));
+        assert_eq!(recording.class_by_head(&head(201)), Some(End::Unknown));
+    }
+
+    #[test]
+    fn what_begins_its_effects_is_stripes_rule_to_the_letter() {
+        let recording = Recording::stripe_v1();
+        let class = |effects, status| {
+            recording.class_by_status(&head(status), Form::Whole, None, || effects)
+        };
+        for status in [400, 408, 500] {
+            assert_eq!(class(Effects::Announced, status), Some(End::NothingDone));
+            assert_eq!(class(Effects::Begun, status), Some(End::Final));
+        }
+    }
+
+    #[test]
+    fn a_recording_can_be_looked_at() {
+        let recording = Recording::success().also_final([422]).by_head(|_| None);
+        assert_eq!(
+            format!("{recording:?}"),
+            "Recording { set: Success, also: [(Http(422), Final)], by_head: 1, by_body: 0 }"
+        );
     }
 }

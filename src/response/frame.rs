@@ -5,12 +5,12 @@
 //! version  = 1
 //! kind     = 0 response | 1 response with trailers | 2 response not stored | 3 value
 //! content  = status fields [fields] body      (kind 0; kind 1 has the trailers, too)
-//!          | status                           (kind 2)
+//!          | status summary                   (kind 2)
 //!          | body                             (kind 3)
 //! status   = two bytes, little endian
 //! fields   = count *(name length value)
 //! name     = a tag of names.rs | 0 length bytes
-//! body     = length bytes
+//! body, summary = length bytes
 //! count, length = LEB128
 //! ```
 //!
@@ -22,6 +22,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::status::StatusCode;
 
 use super::{Answer, DamagedAnswer, StoredResponse, names, packed};
+use crate::policy::Summary;
 use crate::{leb128, scratch};
 
 const VERSION: u8 = 1;
@@ -39,10 +40,13 @@ pub(super) fn encode(answer: &Answer) -> Bytes {
             response.trailers.as_ref(),
             [&response.body[..]].into_iter(),
         ),
-        Answer::NotStored { status } => {
+        Answer::NotStored { status, summary } => scratch::with(|head| {
             let [low, high] = status.as_u16().to_le_bytes();
-            Bytes::copy_from_slice(&[VERSION, NOT_STORED, low, high])
-        }
+            head.extend_from_slice(&[VERSION, NOT_STORED, low, high]);
+            let summary = summary.as_ref().map_or("", Summary::as_str);
+            put_sized(head, summary.as_bytes());
+            Bytes::copy_from_slice(head)
+        }),
         Answer::Value(value) => scratch::with(|head| {
             head.extend_from_slice(&[VERSION, VALUE]);
             join(head, [&value[..]].into_iter())
@@ -50,8 +54,8 @@ pub(super) fn encode(answer: &Answer) -> Bytes {
     }
 }
 
-/// The frame of a response, from its parts where they are: those headers of which the function says
-/// that they are kept.
+/// The frame of a response, from its parts where they are: those headers and trailers of which the
+/// function says that they are kept.
 pub(crate) fn encode_response<'a>(
     status: StatusCode,
     headers: &HeaderMap,
@@ -68,7 +72,7 @@ pub(crate) fn encode_response<'a>(
         head.extend_from_slice(&[VERSION, kind, low, high]);
         put_fields(head, headers, is_kept);
         if let Some(trailers) = trailers {
-            put_fields(head, trailers, &|_| true);
+            put_fields(head, trailers, is_kept);
         }
         join(head, body)
     })
@@ -145,6 +149,12 @@ pub(super) fn decode(payload: &Bytes) -> Result<Answer, DamagedAnswer> {
         }
         NOT_STORED => Answer::NotStored {
             status: reader.status()?,
+            summary: match reader.sized()? {
+                none if none.is_empty() => None,
+                text => Some(
+                    Summary::from_bytes(text).ok_or(DamagedAnswer::Invalid { part: "summary" })?,
+                ),
+            },
         },
         VALUE => Answer::Value(reader.sized()?),
         kind => return Err(DamagedAnswer::UnknownKind { kind }),
@@ -271,6 +281,25 @@ mod tests {
         })
     }
 
+    fn tombstone(summary: &'static str) -> Answer {
+        Answer::NotStored {
+            status: StatusCode::OK,
+            summary: Summary::new(summary).ok().filter(|_| !summary.is_empty()),
+        }
+    }
+
+    #[test]
+    fn a_tombstone_comes_back_with_its_summary() {
+        for answer in [tombstone(""), tombstone("export_1432")] {
+            assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
+        }
+        let longest = Answer::NotStored {
+            status: StatusCode::OK,
+            summary: Summary::new("x".repeat(Summary::MAX_LENGTH)).ok(),
+        };
+        assert_eq!(Answer::decode(&longest.encode()), Ok(longest));
+    }
+
     #[test]
     fn version_1_is_these_bytes() {
         let mut response = StoredResponse::new(StatusCode::OK, "hi");
@@ -285,10 +314,8 @@ mod tests {
             frame,
             &b"\x01\x00\xc8\x00\x02\x14\x03a/b\x00\x03x-y\x01z\x02hi"[..]
         );
-        let tombstone = Answer::NotStored {
-            status: StatusCode::OK,
-        };
-        assert_eq!(tombstone.encode(), &b"\x01\x02\xc8\x00"[..]);
+        assert_eq!(tombstone("").encode(), &b"\x01\x02\xc8\x00\x00"[..]);
+        assert_eq!(tombstone("hi").encode(), &b"\x01\x02\xc8\x00\x02hi"[..]);
         let value = Answer::Value(Bytes::from_static(b"17"));
         assert_eq!(value.encode(), &b"\x01\x03\x0217"[..]);
     }
@@ -326,9 +353,8 @@ mod tests {
         for answer in [
             full(),
             Answer::Value(Bytes::from_static(b"1")),
-            Answer::NotStored {
-                status: StatusCode::OK,
-            },
+            tombstone(""),
+            tombstone("export_1432"),
         ] {
             let frame = answer.encode();
             for end in 0..frame.len() {
@@ -373,8 +399,12 @@ mod tests {
             Err(DamagedAnswer::Invalid { part: "length" })
         );
         assert_eq!(
-            damaged(b"\x01\x02\xc8\x00!"),
+            damaged(b"\x01\x02\xc8\x00\x00!"),
             Err(DamagedAnswer::Trailing { bytes: 1 })
+        );
+        assert_eq!(
+            damaged(b"\x01\x02\xc8\x00\x01\xff"),
+            Err(DamagedAnswer::Invalid { part: "summary" })
         );
     }
 

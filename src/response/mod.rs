@@ -3,6 +3,7 @@
 mod frame;
 mod names;
 mod packed;
+mod sieve;
 
 use std::fmt;
 
@@ -12,18 +13,23 @@ use http::header::HeaderMap;
 use serde::Serialize;
 
 pub(crate) use self::frame::encode_response;
+pub(crate) use self::sieve::Sieve;
+pub use self::sieve::UNSTORED_HEADERS;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::policy::Summary;
 
 /// What a completed record holds: the decoded form of
 /// [`Completed::payload`](crate::record::Completed::payload).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Answer {
-    /// The operation ran, and its response was too large or a stream: it is not stored, and the
-    /// operation is not run again.
+    /// The operation has its outcome, and its response was too large or a stream: it is not
+    /// stored, and the operation is not run again.
     NotStored {
         /// The status of the response that the first client got.
         status: StatusCode,
+        /// What the handler said of it, in short.
+        summary: Option<Summary>,
     },
     /// A response to replay.
     Response(StoredResponse),

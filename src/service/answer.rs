@@ -8,7 +8,7 @@ use crate::body::{BufferedBody, FromBuffered};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::executor::{Conflict, Settled, SharedEnd, What};
 use crate::outcome::{IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, mark, report_times};
-use crate::problem::{Refusal, RefusalReason};
+use crate::problem::Refusal;
 use crate::record::Completed;
 use crate::response::{Answer, StoredResponse};
 use crate::settings::Shared;
@@ -21,11 +21,8 @@ impl<St: Store> Shared<St> {
     pub(super) fn replay<RB: FromBuffered>(&self, completed: &Completed) -> Response<RB> {
         let stored = match Answer::decode(&completed.payload) {
             Ok(Answer::Response(stored)) => stored,
-            Ok(Answer::NotStored { .. }) => {
-                return self.refuse(&Refusal::new(
-                    RefusalReason::ResponseNotStored,
-                    "the operation was carried out, but its response was not stored; only the first request with this idempotency key got it",
-                ));
+            Ok(Answer::NotStored { summary, .. }) => {
+                return self.refuse(&Refusal::response_not_stored(summary));
             }
             Ok(Answer::Value(_)) => {
                 let error = StoreError::new(

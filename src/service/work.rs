@@ -8,21 +8,31 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, response};
+use bytes::Bytes;
+use http::{Request, Response, response};
 use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use crate::body::{Collector, FromBuffered, Rest, Stop};
-use crate::executor::{End, Executor, Finished, Held, Recordable, Run, Settled, Work};
+use crate::executor::{
+    Ending, Executor, Finished, Held, Recordable, Run, Settled, Work, is_detached,
+};
 use crate::key::IdempotencyKey;
+use crate::policy::{End, Judged, Summary, has_second_message};
+use crate::record::Owner;
 use crate::response::{Answer, encode_response};
-use crate::settings::{Keep, Settings, Shared};
+use crate::settings::Shared;
 use crate::store::Store;
+
+/// How long a response is read that nobody waits for any more.
+const LONGEST_UNWANTED: Duration = Duration::from_secs(60);
 
 pin_project! {
     /// A call of the handler, and the reading of its response as far as it has to be read.
     pub(super) struct HandlerWork<F, RB, St> {
         shared: Arc<Shared<St>>,
+        owner: Owner,
         #[pin]
         state: State<F, RB>,
     }
@@ -39,12 +49,23 @@ pin_project! {
     }
 }
 
-/// A response that is to be recorded.
+/// A response that is to be recorded, or to be shared with those who wait for the run.
 struct Reading<RB> {
     parts: response::Parts,
     body: RB,
     collector: Collector,
-    retention: Option<Duration>,
+    judged: Judged,
+    /// Ends the reading of what nobody waits for any more.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why the reading of a response stopped.
+enum Halt<E> {
+    Body(Stop<E>),
+    /// It has shown to be a stream.
+    Stream,
+    /// Nobody waits for it, and it does not end.
+    Unwanted,
 }
 
 impl<F, RB, E, St> HandlerWork<F, RB, St>
@@ -65,12 +86,18 @@ where
     where
         S: Service<Request<B>, Future = F>,
     {
+        let owner = held.owner();
         request.extensions_mut().insert(held.attempt(key.clone()));
         let state = match catch_unwind(AssertUnwindSafe(|| inner.call(request))) {
             Ok(future) => State::Calling { future },
             Err(panic) => State::Panicked { panic: Some(panic) },
         };
-        Run::new(held, key, Self { shared, state })
+        let work = Self {
+            shared,
+            owner,
+            state,
+        };
+        Run::new(held, key, work)
     }
 }
 
@@ -78,28 +105,34 @@ impl<F, RB, E, St> Future for HandlerWork<F, RB, St>
 where
     F: Future<Output = Result<Response<RB>, E>>,
     RB: FromBuffered,
+    E: 'static,
+    St: Store,
 {
     type Output = Finished<Result<Response<RB>, E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let settings = &this.shared.settings;
+        let (shared, owner) = (&**this.shared, *this.owner);
         let response = match this.state.as_mut().project() {
             StateProjection::Calling { future } => {
                 let called = ready!(future.poll(cx));
                 this.state.set(State::Reading { reading: None });
                 match called {
                     Ok(response) => response,
-                    Err(error) => return Poll::Ready(Finished::unknown(Err(error))),
+                    Err(error) => {
+                        let class = shared.executor.class_of_error(owner, &error);
+                        let ending = Ending::without_response(class);
+                        return Poll::Ready(Finished::new(Err(error), ending));
+                    }
                 }
             }
             StateProjection::Reading { reading } => {
                 let Some(read) = reading else {
                     return Poll::Pending;
                 };
-                let stop = ready!(read.poll(cx));
+                let halt = ready!(read.poll(cx));
                 return match reading.take() {
-                    Some(reading) => Poll::Ready(reading.finish(stop, settings)),
+                    Some(reading) => Poll::Ready(reading.finish(halt, shared, owner)),
                     None => Poll::Pending,
                 };
             }
@@ -109,26 +142,28 @@ where
             },
         };
         let (parts, body) = response.into_parts();
-        let retention = match settings.keep(&parts) {
-            Keep::Not => {
-                let response = Response::from_parts(parts, body);
-                return Poll::Ready(Finished::new(Ok(response), End::Release));
-            }
-            Keep::ThatItWasNotStored(retention) => {
-                let end = not_stored(parts.status, retention);
-                let response = Response::from_parts(parts, body);
-                return Poll::Ready(Finished::new(Ok(response), end));
-            }
-            Keep::For(retention) => retention,
-        };
+        let recording = &shared.settings.recording;
+        let judged = recording.judge(&parts, || shared.executor.effects(owner));
+        let is_read = !judged.is_stream
+            && (judged.class() == End::Final || shared.executor.is_awaited(owner));
+        if !is_read {
+            let ending = match judged.class() {
+                End::Final => not_stored(&parts, judged.retention),
+                End::NothingDone => Ending::NothingDone { shared: None },
+                End::Unknown => unknown(&parts, &judged, None),
+            };
+            let response = Response::from_parts(parts, body);
+            return Poll::Ready(Finished::new(Ok(response), ending));
+        }
         let mut reading = Reading {
             parts,
             body,
-            collector: Collector::new(settings.max_response_body),
-            retention,
+            collector: Collector::new(shared.executor.sieve().max_body()),
+            judged,
+            patience: None,
         };
         match reading.poll(cx) {
-            Poll::Ready(stop) => Poll::Ready(reading.finish(stop, settings)),
+            Poll::Ready(halt) => Poll::Ready(reading.finish(halt, shared, owner)),
             Poll::Pending => {
                 let reading = Some(reading);
                 this.state.set(State::Reading { reading });
@@ -162,47 +197,106 @@ where
 }
 
 impl<RB: FromBuffered> Reading<RB> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stop<RB::Error>> {
-        self.collector.poll(&mut self.body, None, cx)
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Halt<RB::Error>> {
+        if let Poll::Ready(stop) = self.collector.poll(&mut self.body, None, cx) {
+            return Poll::Ready(Halt::Body(stop));
+        }
+        if self.is_grpc_stream() {
+            return Poll::Ready(Halt::Stream);
+        }
+        if is_detached() {
+            let patience = || Box::pin(sleep(LONGEST_UNWANTED));
+            let patience = self.patience.get_or_insert_with(patience);
+            ready!(patience.as_mut().poll(cx));
+            return Poll::Ready(Halt::Unwanted);
+        }
+        Poll::Pending
     }
 
-    fn finish<E>(
+    fn is_grpc_stream(&self) -> bool {
+        self.judged.is_grpc() && has_second_message(self.collector.chunks().iter())
+    }
+
+    fn finish<St: Store, E>(
         self,
-        stop: Stop<RB::Error>,
-        settings: &Settings,
+        halt: Halt<RB::Error>,
+        shared: &Shared<St>,
+        owner: Owner,
     ) -> Finished<Result<Response<RB>, E>> {
-        let Self {
-            parts,
-            body,
-            collector,
-            retention,
-        } = self;
-        let (rest, end) = match stop {
-            Stop::TooLarge | Stop::Full => (Rest::Body(body), not_stored(parts.status, retention)),
-            // The work was done, and its answer is lost.
-            Stop::Error(error) => (Rest::Error(error), End::Unknown),
-            Stop::End if retention.is_none() && !settings.records(&parts, collector.trailers()) => {
-                (Rest::Nothing, End::Release)
-            }
-            Stop::End => {
-                let answer = Recordable::response(encode_response(
-                    parts.status,
-                    &parts.headers,
-                    &settings.stored_headers(&parts.headers),
-                    collector.trailers(),
-                    collector.chunks().iter(),
-                ));
-                (Rest::Nothing, End::Record { answer, retention })
+        let class = self.class(&halt, shared, owner);
+        let is_whole = matches!(halt, Halt::Body(Stop::End));
+        let ending = match class {
+            End::Final if is_whole && !self.is_grpc_stream() => Ending::Final {
+                answer: self.recorded(shared),
+                retention: self.judged.retention,
+            },
+            End::Final => not_stored(&self.parts, self.judged.retention),
+            End::NothingDone | End::Unknown => {
+                let is_shared = is_whole && shared.executor.is_awaited(owner);
+                let frame = is_shared.then(|| self.recorded(shared).into_payload());
+                match class {
+                    End::Unknown => unknown(&self.parts, &self.judged, frame),
+                    _ => Ending::NothingDone { shared: frame },
+                }
             }
         };
-        let response = Response::from_parts(parts, collector.into_body(rest));
-        Finished::new(Ok(response), end)
+        let rest = match halt {
+            Halt::Body(Stop::End) => Rest::Nothing,
+            Halt::Body(Stop::Error(error)) => Rest::Error(error),
+            Halt::Body(Stop::TooLarge | Stop::Full) | Halt::Stream | Halt::Unwanted => {
+                Rest::Body(self.body)
+            }
+        };
+        let response = Response::from_parts(self.parts, self.collector.into_body(rest));
+        Finished::new(Ok(response), ending)
+    }
+
+    fn class<St: Store>(&self, halt: &Halt<RB::Error>, shared: &Shared<St>, owner: Owner) -> End {
+        let Self { parts, judged, .. } = self;
+        let effects = || shared.executor.effects(owner);
+        let recording = &shared.settings.recording;
+        match halt {
+            Halt::Body(Stop::End) => {
+                let chunks = self.collector.chunks();
+                let trailers = self.collector.trailers();
+                recording.judge_whole(judged, parts, || chunks.contiguous(), trailers, effects)
+            }
+            // The work may have been done, and its response is lost. What the handler has said of
+            // it, and a response that is not recorded anyway, do not depend on that.
+            Halt::Body(Stop::Error(_)) if !judged.is_said && judged.class() == End::Final => {
+                effects().end_of_failure()
+            }
+            _ => recording.judge_unread(judged, parts, effects),
+        }
+    }
+
+    /// The response in its recorded form.
+    fn recorded<St: Store>(&self, shared: &Shared<St>) -> Recordable {
+        Recordable::response(encode_response(
+            self.parts.status,
+            &self.parts.headers,
+            &shared.executor.sieve().stored(&self.parts.headers),
+            self.collector.trailers(),
+            self.collector.chunks().iter(),
+        ))
     }
 }
 
-fn not_stored(status: StatusCode, retention: Option<Duration>) -> End {
-    End::Record {
-        answer: Answer::NotStored { status }.into(),
+fn not_stored(parts: &response::Parts, retention: Option<Duration>) -> Ending {
+    let answer = Answer::NotStored {
+        status: parts.status,
+        summary: parts.extensions.get::<Summary>().cloned(),
+    };
+    Ending::Final {
+        answer: answer.into(),
         retention,
+    }
+}
+
+fn unknown(parts: &response::Parts, judged: &Judged, shared: Option<Bytes>) -> Ending {
+    Ending::Unknown {
+        // That of every gRPC response is the same.
+        status: (!judged.is_grpc()).then_some(parts.status.as_u16()),
+        shared,
     }
 }
