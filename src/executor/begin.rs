@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::detach::Stage;
 use super::living::{Alive, Living};
+use super::previous::Earlier;
 use super::runs::{Entered, Permit};
 use super::wait::SharedEnd;
 use super::{Attempt, Conflict, Executor, after};
@@ -28,6 +29,7 @@ pub(crate) struct Claimant {
     pub(crate) key: IdempotencyKey,
     pub(super) identity: Identity,
     accepted: Vec<Identity>,
+    earlier: Option<Box<Earlier>>,
     pub(super) owner: Owner,
 }
 
@@ -47,8 +49,15 @@ impl Claimant {
             key,
             identity,
             accepted,
+            earlier: None,
             owner: Owner::new(now)?,
         })
+    }
+
+    /// Looks for a record under the earlier name, too.
+    pub(crate) fn known_earlier_as(mut self, earlier: Earlier) -> Self {
+        self.earlier = Some(Box::new(earlier));
+        self
     }
 }
 
@@ -70,6 +79,11 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// Whether there was no attempt at the record before.
+    fn is_first(&self) -> bool {
+        self.lease.attempt == 1
+    }
+
     pub(crate) fn attempt(&self, key: IdempotencyKey) -> Attempt {
         Attempt::new(key, &self.lease, self.alive.living())
     }
@@ -94,7 +108,7 @@ pub(super) struct InFlight {
 impl InFlight {
     /// As long again as the run has taken so far, at least 1 s, at most what is left of the
     /// lease.
-    fn conflict(&self, now: Timestamp) -> Conflict {
+    pub(super) fn conflict(&self, now: Timestamp) -> Conflict {
         let so_far = now.since(self.lease.started_at);
         let left = self.lease.deadline.since(now);
         Conflict::InProgress {
@@ -186,9 +200,18 @@ impl<St: Store> Executor<St> {
                 retry_after: Duration::from_secs(1),
             });
         }
-        match self.reconciles(&held) {
-            true => Box::pin(self.reconcile(held, &claimant.key, stage)).await,
-            false => Begun::Held(held),
+        if self.reconciles(&held) {
+            return Box::pin(self.reconcile(held, &claimant.key, stage)).await;
+        }
+        let Some(earlier) = claimant.earlier.as_deref().filter(|_| held.is_first()) else {
+            return Begun::Held(held);
+        };
+        match Box::pin(self.look_at_earlier(held, claimant, earlier)).await {
+            Begun::Held(held) if stage.is_left() => {
+                Box::pin(self.undo(held)).await;
+                Begun::Refused(Conflict::Left)
+            }
+            begun => begun,
         }
     }
 
@@ -212,7 +235,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// The claim of nobody in particular: whoever makes it puts its owner in.
-    fn request<'a>(
+    pub(super) fn request<'a>(
         &'a self,
         parts: &'a KeyParts<'a>,
         key: &'a RecordKey,

@@ -40,7 +40,7 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    async fn complete_reconciled(&self, held: Held, answer: &Answer) -> Begun {
+    pub(super) async fn complete_reconciled(&self, held: Held, answer: &Answer) -> Begun {
         let completion = self.completion(answer.encode(), None);
         let completed = Completed {
             identity: held.lease.identity,
