@@ -12,6 +12,7 @@ mod recording;
 mod replay;
 mod request_body;
 mod reuse;
+mod shared_ends;
 mod shutdown;
 mod store_faults;
 mod streams;
