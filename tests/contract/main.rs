@@ -17,3 +17,4 @@ mod shutdown;
 mod store_faults;
 mod streams;
 mod support;
+mod unrecordable;

@@ -6,6 +6,7 @@
 mod conformance;
 mod ends;
 mod faults;
+mod given_back;
 mod heartbeat;
 mod orphans;
 mod runs;
