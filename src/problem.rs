@@ -410,7 +410,8 @@ impl From<Conflict> for Refusal {
                 "an earlier request with this idempotency key ended without an outcome; whether it was carried out could not be found out yet",
                 Some(Duration::from_secs(1)),
             ),
-            Conflict::NothingDone => (
+            // Of requests, this is not said.
+            Conflict::NothingDone | Conflict::KeyOfRequest => (
                 RefusalReason::InProgress,
                 "the request with this idempotency key that this one waited for was not carried out, and there is no response of it to share",
                 Some(Duration::from_secs(1)),

@@ -34,6 +34,11 @@ pub(crate) struct Claimant {
 }
 
 impl Claimant {
+    /// Whether it is for work that is not an HTTP request.
+    fn is_work(&self) -> bool {
+        self.identity.recipe == Identity::WORK
+    }
+
     /// Whether a record, or a run, belongs to the same request.
     pub(super) fn is_for(&self, recorded: &Identity) -> bool {
         self.identity == *recorded || self.accepted.contains(recorded)
@@ -165,6 +170,9 @@ impl<St: Store> Executor<St> {
                 Claimed::InProgress(in_flight) => in_flight,
             };
             stage.holds_nothing();
+            if claimant.is_work() && in_flight.lease.identity.recipe != Identity::WORK {
+                return Begun::Refused(Conflict::KeyOfRequest);
+            }
             if stage.is_left() {
                 // Nobody waits for the run in flight any more.
                 return Begun::Refused(Conflict::Left);

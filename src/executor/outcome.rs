@@ -155,7 +155,7 @@ impl<T> Ran<T> {
 /// | `Ok` | acknowledge it |
 /// | an error that [is retryable](Self::is_retryable) | leave it in the queue, for [`retry_after`](Self::retry_after) at least |
 /// | [`OutcomeUnknown`](Self::OutcomeUnknown) that is held | dead letter: a person, or a job that knows the business system, has to say what became of it |
-/// | [`KeyReused`](Self::KeyReused), [`CallerDiffers`](Self::CallerDiffers) | dead letter: two messages have one key |
+/// | [`KeyReused`](Self::KeyReused), [`CallerDiffers`](Self::CallerDiffers), [`KeyOfRequest`](Self::KeyOfRequest) | dead letter: two messages, or a message and a request, have one key |
 /// | [`NotStored`](Self::NotStored), [`Result`](Self::Result) | acknowledge it: the work is done, and its result cannot be had again |
 /// | [`Work`](Self::Work) that is not retryable | by its error: the outcome is final, or is held as unknown |
 /// | [`Store`](Self::Store) that is not retryable | stop: the store has to be mended, and the message is not done |
@@ -181,6 +181,10 @@ pub enum RunError<E> {
     KeyReused,
     /// The key belongs to another caller: to a request over HTTP in the same namespace.
     CallerDiffers,
+    /// The key is the one of a request over HTTP that is in flight: a handler that runs steps of
+    /// its work by an executor takes a key of its own for each, by
+    /// [`IdempotencyKey::derive`].
+    KeyOfRequest,
     /// The key was recorded under settings that this process does not know. Another may.
     SettingsChanged,
     /// The run that this call [waited for](crate::Executor::wait_for_in_flight) ended without a
@@ -244,6 +248,7 @@ impl<E> RunError<E> {
             },
             Self::CallerDiffers
             | Self::Ended(End::Final)
+            | Self::KeyOfRequest
             | Self::KeyReused
             | Self::NotStored
             | Self::Result(_)
@@ -267,6 +272,9 @@ impl<E: fmt::Display> fmt::Display for RunError<E> {
             }
             Self::KeyReused => f.write_str("the idempotency key was used for other work"),
             Self::CallerDiffers => f.write_str("the idempotency key belongs to another caller"),
+            Self::KeyOfRequest => f.write_str(
+                "the idempotency key is that of a request in flight; derive one for this step",
+            ),
             Self::SettingsChanged => {
                 f.write_str("the idempotency key was recorded under other settings")
             }
@@ -316,9 +324,8 @@ impl<E> From<Conflict> for RunError<E> {
             Conflict::SettingsChanged => Self::SettingsChanged,
             Conflict::LeaseLost => Self::LeaseLost,
             Conflict::NotRecorded => Self::NotRecorded,
-            Conflict::NothingDone => Self::InProgress {
-                retry_after: Duration::from_secs(1),
-            },
+            Conflict::NothingDone => Self::Ended(End::NothingDone),
+            Conflict::KeyOfRequest => Self::KeyOfRequest,
             Conflict::TooManyRuns => Self::TooManyRuns,
             // Nobody is there to see it.
             Conflict::ShuttingDown | Conflict::Left => Self::ShuttingDown,
@@ -353,6 +360,8 @@ pub(crate) enum Conflict {
     NotRecorded,
     /// The run that was waited for did nothing, and there is nothing of it to share.
     NothingDone,
+    /// Work that is not an HTTP request has the key of one that is in flight.
+    KeyOfRequest,
     TooManyRuns,
     ShuttingDown,
     /// The one who asked has gone before the work began, so it did not begin.
