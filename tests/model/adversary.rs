@@ -1,9 +1,10 @@
 //! Who decides what happens next: the adversary, within its budget.
 
+use tower_idempotency::End;
+
 use crate::bugs::Bug;
 use crate::checked::Checked;
-use crate::node::{call_of, owner_id};
-use crate::run::Outcome;
+use crate::node::{call_of, is_alive_on, owner_id};
 use crate::setting::Policy;
 use crate::state::{ATTEMPTS, Call, EPOCH, Id, Message, Phase, Record, START, State};
 use crate::witness::Seen;
@@ -38,7 +39,7 @@ pub(crate) enum Action {
     Start(Id),
     /// The handler carries out its work in the ledger.
     Effect(Id),
-    Finish(Id, Outcome),
+    Finish(Id, End),
     /// The ledger is asked, and knows, or does not.
     Ask {
         id: Id,
@@ -111,7 +112,9 @@ impl Checked {
         match attempt.phase {
             Phase::Claiming { .. } if hangs_up => actions.push(Action::HangUp(id)),
             Phase::Inserting(_) => actions.push(Action::Apply(id)),
-            Phase::Waiting => actions.push(Action::ClaimAgain(id)),
+            Phase::Waiting if self.may_claim_again(state, id) => {
+                actions.push(Action::ClaimAgain(id));
+            }
             Phase::GivingBack => actions.push(Action::GiveBack(id)),
             Phase::Granted => {
                 actions.push(Action::Receive(id));
@@ -143,12 +146,12 @@ impl Checked {
         if keeps_ledger && !has_effect {
             actions.push(Action::Effect(id));
         } else {
-            actions.push(Action::Finish(id, Outcome::Answer));
+            actions.push(Action::Finish(id, End::Final));
         }
         if state.left.odds > 0 {
-            actions.push(Action::Finish(id, Outcome::None));
+            actions.push(Action::Finish(id, End::Unknown));
             if !has_effect {
-                actions.push(Action::Finish(id, Outcome::Release));
+                actions.push(Action::Finish(id, End::NothingDone));
             }
         }
     }
@@ -187,15 +190,26 @@ impl Checked {
                 self.apply_late(state, message);
             }
             Action::Receive(id) => self.receive(state, id),
-            Action::ClaimAgain(id) => self.claim_anew(state, id, false),
+            Action::ClaimAgain(id) => {
+                let waits_for = state
+                    .attempt(id)
+                    .waits_for
+                    .map(|holder| *state.attempt(holder));
+                let attempt = state.attempt_mut(id);
+                // Its end is known on the node, or will be.
+                attempt.has_waited_in_vain |=
+                    waits_for.is_some_and(|holder| is_alive_on(&holder, attempt.node));
+                attempt.waits_for = None;
+                self.claim_anew(state, id, false);
+            }
             Action::GiveBack(id) => return self.give_back(state, id).then_some(after),
             Action::Start(id) => self.start(state, id),
             Action::Effect(id) => self.effect(state, id),
-            Action::Finish(id, outcome) => {
-                if outcome != Outcome::Answer {
+            Action::Finish(id, end) => {
+                if end != End::Final {
                     state.left.odds -= 1;
                 }
-                self.finish(state, id, outcome);
+                self.finish(state, id, end);
             }
             Action::Ask { id, knows } => {
                 if !knows {

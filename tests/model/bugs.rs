@@ -2,7 +2,8 @@
 
 use crate::checks::{counterexample, exhaust};
 use crate::properties::{
-    FENCED, HELD, LAPSED, NOT_BY_ITSELF, NOT_STUCK, ONE_EFFECT, ONE_OWNER, SAME_ANSWER, UNCHANGED,
+    FENCED, HELD, LAPSED, LIVING, NOT_BY_ITSELF, NOT_STUCK, ONE_EFFECT, ONE_OWNER, SAME_ANSWER,
+    SHARED, UNCHANGED,
 };
 use crate::setting::{Policy, SKEW, Setting};
 use crate::state::Budget;
@@ -40,6 +41,10 @@ pub(crate) enum Bug {
     FreeWhenNotRecorded,
     /// A claim that took a lost run's key over and did not start frees the key.
     UndoForgetsTheLostRun,
+    /// A node takes a lapsed lease over from a run of its own that is alive.
+    ForgetsTheLiving,
+    /// Those who waited for a run claim the key again when it has ended.
+    WaitersClaimAgain,
     /// The ledger says that a run did nothing, and lets it do it later.
     AskDoesNotFence,
 }
@@ -82,7 +87,17 @@ const THREE_OF_HOLD: Setting = Setting {
     })
 };
 
-const CAUGHT: [(Bug, Setting, &str); 23] = [
+/// One of them does nothing, and another waits for it.
+const WAITING: Setting = Setting {
+    waits: true,
+    ticks: 0,
+    ..RETAKE.against(Budget {
+        odds: 1,
+        ..Setting::NOBODY
+    })
+};
+
+const CAUGHT: [(Bug, Setting, &str); 25] = [
     (Bug::NoFence, RETAKE, ONE_OWNER),
     (Bug::NoFence, RETAKE, FENCED),
     (Bug::NoFence, THREE_OF_HOLD, HELD),
@@ -122,6 +137,8 @@ const CAUGHT: [(Bug, Setting, &str); 23] = [
     ),
     (Bug::UndoForgetsTheLostRun, THREE_OF_RECONCILE, ONE_EFFECT),
     (Bug::AskDoesNotFence, RECONCILE, ONE_EFFECT),
+    (Bug::ForgetsTheLiving, RETAKE, LIVING),
+    (Bug::WaitersClaimAgain, WAITING, SHARED),
 ];
 
 #[test]
@@ -140,6 +157,7 @@ fn without_a_bug_nothing_is_caught() {
         RECONCILE,
         THREE_OF_HOLD,
         THREE_OF_RECONCILE,
+        WAITING,
     ] {
         exhaust(setting, &[]);
     }

@@ -11,14 +11,16 @@
 //! * it does not start under a lease that has lapsed by its own clock, nor when its client has gone
 //!   before, but gives the key back; one that took over gives it back as an orphan;
 //! * it may renew its lease at any time until its end is recorded;
-//! * it ends with an answer to record, with one that the recording policy releases, or without an
-//!   outcome, where the orphan policy decides;
+//! * it ends as *final*, as *nothing done*, or as *unknown*, where the orphan policy decides;
+//! * one that waits for a run on its own node gets the end of that run, and claims again only if the
+//!   run was dropped; of those on a node that wait for a run elsewhere, one claims again;
 //! * an end that the store did not take is tried again in the background; meanwhile the client gets
 //!   the answer, or with `answer_unrecorded(false)` does not;
 //! * one that lost its lease gives the answer that was recorded in its place, or none.
 //!
 //! The store applies each call in one atomic step. What a claim gets, whether a write is let
 //! through, what a renewal does, and when a lease has lapsed, is said by the crate's own `decide`,
+//! which a node tells of the attempts that are alive on it,
 //! `is_owned_by`, `renewed` and `has_lapsed`: the functions that `MemoryStore` calls.
 //! (`DynamoDbStore` calls the first one, and says the others in its conditions.) With `Reconcile`
 //! there is a ledger that refuses whoever comes with a lower fencing token than it has seen, in an
@@ -63,7 +65,7 @@
 //!
 //! # What is not modelled
 //!
-//! Several keys, other fingerprints, the near tier, responses that are not stored, an operator who
+//! Several keys, other callers and requests, the near tier, responses that are not stored, an operator who
 //! removes records, limits on runs, on execution and on retries, a clock that is further off than
 //! the skew allows (that one is shown to break the first property), and a store that is not atomic
 //! or loses what it took.

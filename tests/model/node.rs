@@ -6,7 +6,7 @@ use crate::checked::Checked;
 use crate::run::answered;
 use crate::setting::Policy;
 use crate::state::{ATTEMPTS, Attempt, Call, Fate, Id, Message, Phase, Record, State, Tick, Write};
-use crate::store::Claimed;
+use crate::store::{Claimed, Fenced};
 use crate::witness::Seen;
 
 impl Checked {
@@ -38,7 +38,7 @@ impl Checked {
         let owner = owner_id(state, id);
         match state.attempt(id).phase {
             Phase::Claiming { now, .. } if self.setting.bug == Bug::CheckThenInsert => {
-                match self.look(state, owner, now) {
+                match self.look(state, owner, now, true) {
                     (Claimed::Acquired(holding), true) => {
                         state.attempt_mut(id).phase = Phase::Inserting(holding);
                     }
@@ -46,7 +46,7 @@ impl Checked {
                 }
             }
             Phase::Claiming { now, .. } => {
-                let claimed = self.claim(state, owner, now);
+                let claimed = self.claim(state, owner, now, false);
                 self.claimed(state, id, claimed);
             }
             Phase::Inserting(holding) => {
@@ -83,6 +83,14 @@ impl Checked {
                 }
             }
         }
+        let here = match state.record {
+            Record::InProgress(holding) => {
+                let holder = holding.owner % ATTEMPTS as Id;
+                let node = state.attempt(id).node;
+                is_alive_on(state.attempt(holder), node).then_some(holder)
+            }
+            _ => None,
+        };
         let attempt = state.attempt_mut(id);
         match claimed {
             Claimed::Acquired(holding) => {
@@ -103,6 +111,7 @@ impl Checked {
             Claimed::InProgress if self.setting.waits && !attempt.is_left => {
                 attempt.phase = Phase::Waiting;
                 attempt.has_waited = true;
+                attempt.waits_for = here;
             }
             Claimed::InProgress | Claimed::Orphaned => attempt.is_over(),
         }
@@ -121,6 +130,10 @@ impl Checked {
             }
             // The client gets its answer all the same, or does not; nobody waits after that.
             Phase::Ending(write) => {
+                if self.setting.answer_unrecorded || !matches!(write, Write::Complete { .. }) {
+                    self.tell(state, id, write, Fenced::Applied);
+                }
+                let attempt = state.attempt_mut(id);
                 let frees = self.setting.bug == Bug::FreeWhenNotRecorded;
                 if let Write::Complete { answer, .. } = write {
                     self.give_unrecorded(attempt, answer);
@@ -135,6 +148,21 @@ impl Checked {
             Phase::Undoing(_) => attempt.is_over(),
             phase => unreachable!("no call is under way in {phase:?}"),
         }
+    }
+
+    /// Whether one who waits has nobody on its node who would give it an end: the run is elsewhere,
+    /// or was dropped, and nobody else looks out for it.
+    pub(crate) fn may_claim_again(&self, state: &State, id: Id) -> bool {
+        let waiting = state.attempt(id);
+        let waits_for = waiting.waits_for.map(|holder| state.attempt(holder));
+        if waits_for.is_some_and(|holder| is_alive_on(holder, waiting.node)) {
+            return self.setting.bug == Bug::WaitersClaimAgain;
+        }
+        let looks_out = |other: Id| {
+            let other = state.attempt(other);
+            other.phase == Phase::Waiting && other.node == waiting.node && other.waits_for.is_none()
+        };
+        waits_for.is_some() || !(0..id).any(looks_out)
     }
 
     fn give_unrecorded(&self, attempt: &mut Attempt, answer: Id) {
@@ -220,6 +248,23 @@ impl Checked {
         }
         attempt.is_left = true;
     }
+}
+
+/// Whether an attempt holds a lease on `node`, as the node knows without a clock.
+pub(crate) fn is_alive_on(attempt: &Attempt, node: u8) -> bool {
+    attempt.node == node
+        && matches!(
+            attempt.phase,
+            Phase::Granted
+                | Phase::AskingFirst
+                | Phase::Ready
+                | Phase::Running
+                | Phase::AskingAfter
+                | Phase::Ending(_)
+                | Phase::Retrying(_)
+                | Phase::Undoing(_)
+                | Phase::Settling(_)
+        )
 }
 
 /// The owner id that an attempt claims with.

@@ -18,12 +18,15 @@ pub(crate) const LAPSED: &str =
     "a handler starts beside another only after a lease of theirs lapsed";
 pub(crate) const NOT_STUCK: &str = "no key is stuck";
 pub(crate) const NOT_BY_ITSELF: &str = "no request is kept out by its own lease";
+pub(crate) const LIVING: &str = "no node takes a lease from an attempt that is alive on it";
+pub(crate) const SHARED: &str =
+    "one that waited for a run on its node which told its end does not run";
 pub(crate) const ONE_EFFECT: &str = "with Reconcile, the work is done once";
 
 /// A property, and whether a state has it.
 type Named = (&'static str, fn(&Checked, &State) -> bool);
 
-const ALL: [Named; 9] = [
+const ALL: [Named; 11] = [
     (ONE_OWNER, each_live_lease_is_the_records),
     (FENCED, |_, state| !state.broken.written_by_stranger),
     (UNCHANGED, |_, state| !state.broken.completed_changed),
@@ -32,6 +35,8 @@ const ALL: [Named; 9] = [
     (LAPSED, |_, state| !state.broken.started_beside_a_live_lease),
     (NOT_STUCK, is_free_in_the_end),
     (NOT_BY_ITSELF, |_, state| !state.broken.kept_out_by_itself),
+    (LIVING, |_, state| !state.broken.taken_from_the_living),
+    (SHARED, |_, state| !state.broken.started_after_waiting),
     (ONE_EFFECT, |_, state| {
         state.ledger.effects.count_ones() <= 1
     }),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tower_idempotency::End;
 use tower_idempotency::record::has_lapsed;
 
 use crate::bugs::Bug;
@@ -12,20 +13,11 @@ use crate::state::{ATTEMPTS, Attempt, Fate, Holding, Id, Phase, State, Tick, Wri
 use crate::store::Fenced;
 use crate::witness::Seen;
 
-/// How a handler ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Answer,
-    /// An answer which says that nothing was done.
-    Release,
-    /// A panic, or an error.
-    None,
-}
-
 impl Checked {
     /// The handler starts.
     pub(crate) fn start(&self, state: &mut State, id: Id) {
         let starting = *state.attempt(id);
+        state.broken.started_after_waiting |= starting.has_waited_in_vain;
         for other in (0..ATTEMPTS as Id).filter(|other| *other != id) {
             let before = *state.attempt(other);
             let may_have_done_it = match before.fate {
@@ -77,21 +69,21 @@ impl Checked {
         state.ledger.effects |= 1 << id;
     }
 
-    pub(crate) fn finish(&self, state: &mut State, id: Id, outcome: Outcome) {
+    pub(crate) fn finish(&self, state: &mut State, id: Id, end: End) {
         let now = self.now(state, state.attempt(id).node);
         let attempt = state.attempt_mut(id);
-        (attempt.fate, attempt.phase) = match (outcome, self.setting.policy) {
-            (Outcome::Answer, _) => {
+        (attempt.fate, attempt.phase) = match (end, self.setting.policy) {
+            (End::Final, _) => {
                 let write = Write::Complete { answer: id, now };
                 (Fate::Answered, Phase::Ending(write))
             }
-            (Outcome::Release, _) => (Fate::Released, Phase::Ending(Write::Free)),
-            (Outcome::None, Policy::Retake) => (Fate::NoOutcome, Phase::Ending(Write::Free)),
-            (Outcome::None, Policy::Hold) => (Fate::NoOutcome, Phase::Ending(Write::Orphan)),
-            (Outcome::None, Policy::Reconcile) => (Fate::NoOutcome, Phase::AskingAfter),
+            (End::NothingDone, _) => (Fate::Released, Phase::Ending(Write::Free)),
+            (End::Unknown, Policy::Retake) => (Fate::NoOutcome, Phase::Ending(Write::Free)),
+            (End::Unknown, Policy::Hold) => (Fate::NoOutcome, Phase::Ending(Write::Orphan)),
+            (End::Unknown, Policy::Reconcile) => (Fate::NoOutcome, Phase::AskingAfter),
         };
         // It is no answer to the key that the client gets.
-        attempt.is_left |= outcome != Outcome::Answer;
+        attempt.is_left |= end != End::Final;
     }
 
     /// Asks the ledger. It lets no attempt do anything later that is older than the one that asks.
@@ -126,6 +118,7 @@ impl Checked {
 
     /// The store has answered the end of a run.
     pub(crate) fn ended(&self, state: &mut State, id: Id, write: Write, fenced: Fenced) {
+        self.tell(state, id, write, fenced);
         let attempt = state.attempt_mut(id);
         match (write, fenced) {
             (Write::Complete { answer, .. }, Fenced::Applied) => {
@@ -148,6 +141,36 @@ impl Checked {
                 attempt.is_over();
             }
             (Write::Free | Write::Orphan, _) => attempt.is_over(),
+        }
+    }
+
+    /// Gives the end of a run to those who wait for it on its node.
+    pub(crate) fn tell(&self, state: &mut State, id: Id, write: Write, fenced: Fenced) {
+        let was_run = matches!(state.attempt(id).phase, Phase::Ending(_));
+        if !was_run || self.setting.bug == Bug::WaitersClaimAgain {
+            return;
+        }
+        let answer = match (write, fenced) {
+            (_, Fenced::LeaseLost(None)) => return,
+            (_, Fenced::LeaseLost(Some(recorded))) => Some(recorded),
+            (Write::Complete { answer, .. }, Fenced::Applied) => Some(answer),
+            (Write::Free | Write::Orphan, Fenced::Applied) => None,
+        };
+        for other in 0..ATTEMPTS as Id {
+            if state.attempt(other).waits_for != Some(id) {
+                continue;
+            }
+            let waiting = state.attempt_mut(other);
+            match answer {
+                Some(answer) => {
+                    self.seen(Seen::SharedAnAnswer);
+                    answered(waiting, answer);
+                }
+                None => {
+                    self.seen(Seen::SharedAnEndWithoutAnswer);
+                    waiting.is_over();
+                }
+            }
         }
     }
 

@@ -68,6 +68,10 @@ pub(crate) struct Attempt {
     pub(crate) claims: u8,
     /// Whether it found another's run in flight.
     pub(crate) has_waited: bool,
+    /// The run on its node whose end it waits for.
+    pub(crate) waits_for: Option<Id>,
+    /// Whether it claimed again although the run that it waited for, on its node, had an end for it.
+    pub(crate) has_waited_in_vain: bool,
     /// Whether nobody waits for its answer any more.
     pub(crate) is_left: bool,
     /// Of the lease that it was given.
@@ -183,6 +187,8 @@ pub(crate) struct Broken {
     pub(crate) started_under_hold: bool,
     pub(crate) started_beside_a_live_lease: bool,
     pub(crate) kept_out_by_itself: bool,
+    pub(crate) taken_from_the_living: bool,
+    pub(crate) started_after_waiting: bool,
 }
 
 impl State {
@@ -220,6 +226,8 @@ impl Attempt {
         node: 0,
         claims: 0,
         has_waited: false,
+        waits_for: None,
+        has_waited_in_vain: false,
         is_left: false,
         number: 0,
         token: 0,

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use tower_idempotency::KeyParts;
 use tower_idempotency::record::{
-    ClaimRequest, Decision, Lease, Liveness, Renewal, decide, has_lapsed, is_owned_by, renewed,
+    ClaimRequest, Decision, Lease, Liveness, Owner, Renewal, decide, has_lapsed, is_owned_by,
+    renewed,
 };
 
 use crate::bugs::Bug;
 use crate::checked::Checked;
+use crate::node::is_alive_on;
 use crate::setting::{LEASE, Policy, SKEW};
 use crate::state::{
-    Call, EPOCH, Holding, IDENTITY, Id, KEY, Message, Record, State, Tick, Write, at, owner, tick,
+    ATTEMPTS, Call, EPOCH, Holding, IDENTITY, Id, KEY, Message, Record, State, Tick, Write, at,
+    owner, tick,
 };
 use crate::witness::Seen;
 
@@ -32,20 +35,52 @@ pub(crate) enum Fenced {
 }
 
 impl Checked {
-    /// A claim, in one atomic step.
-    pub(crate) fn claim(&self, state: &mut State, claimer: Id, now: Tick) -> Claimed {
-        let (claimed, writes) = self.look(state, claimer, now);
+    /// A claim, in one atomic step. Of a late one nobody can say any more which attempts are
+    /// alive on the node that sent it.
+    pub(crate) fn claim(
+        &self,
+        state: &mut State,
+        claimer: Id,
+        now: Tick,
+        is_late: bool,
+    ) -> Claimed {
+        let knows = !is_late && self.setting.bug != Bug::ForgetsTheLiving;
+        let before = state.record;
+        let (claimed, writes) = self.look(state, claimer, now, knows);
         if let Claimed::Acquired(holding) = claimed
             && writes
         {
+            if let Record::InProgress(before) = before {
+                state.broken.taken_from_the_living |=
+                    !is_late && lives_with(state, before.owner, claimer);
+            }
             self.insert(state, holding, now);
         }
         claimed
     }
 
     /// What a claim would give, and whether it would write.
-    pub(crate) fn look(&self, state: &State, claimer: Id, now: Tick) -> (Claimed, bool) {
-        let request = self.request(claimer, now);
+    pub(crate) fn look(
+        &self,
+        state: &State,
+        claimer: Id,
+        now: Tick,
+        knows_the_living: bool,
+    ) -> (Claimed, bool) {
+        let lives = |holder: Owner| {
+            let lives = lives_with(state, holder.as_bytes()[0], claimer);
+            if lives {
+                self.seen(Seen::LivingHolderKeptItsLease);
+            }
+            lives
+        };
+        let request = ClaimRequest {
+            liveness: match knows_the_living {
+                true => Liveness::new(&lives),
+                false => Liveness::UNKNOWN,
+            },
+            ..self.request(claimer, now)
+        };
         let lease = state.record.lease();
         let decision = decide(state.record.held(lease.as_ref()), &request);
         let claimed = match (decision, state.record) {
@@ -188,7 +223,7 @@ impl Checked {
         let Message { owner, call } = message;
         match call {
             Call::Claim { now } => {
-                self.claim(state, owner, now);
+                self.claim(state, owner, now, true);
             }
             Call::Renew { deadline } => drop(self.renew(state, owner, deadline)),
             Call::End(write) => drop(self.end(state, owner, write)),
@@ -284,6 +319,13 @@ impl Checked {
             _ => self.setting.retention,
         }
     }
+}
+
+/// Whether the attempt that claimed as `holder` is alive on the node of the one that claims as
+/// `claimer`.
+fn lives_with(state: &State, holder: Id, claimer: Id) -> bool {
+    let attempt = |owner: Id| state.attempt(owner % ATTEMPTS as Id);
+    is_alive_on(attempt(holder), attempt(claimer).node)
 }
 
 /// The lease of a write: the fence knows it by its owner.

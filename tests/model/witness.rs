@@ -1,6 +1,6 @@
 //! What the checker came by: a model in which nothing happens has every property.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Something that can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub(crate) enum Seen {
     LateReleaseApplied,
     LateRenewalApplied,
     LeaseLapsedBeforeStart,
+    LivingHolderKeptItsLease,
     OrphanHeld,
     OrphanHeldThoughNothingWasDone,
     RecordedInBackground,
@@ -29,6 +30,8 @@ pub(crate) enum Seen {
     ReleasedAndRunAgain,
     Renewed,
     Replayed,
+    SharedAnAnswer,
+    SharedAnEndWithoutAnswer,
     Swept,
     TakenOver,
     TakenOverAndRunAgain,
@@ -40,11 +43,11 @@ pub(crate) enum Seen {
 
 /// All that was seen so far, by all threads of the checker.
 #[derive(Debug, Default)]
-pub(crate) struct Witness(AtomicU32);
+pub(crate) struct Witness(AtomicU64);
 
 impl Witness {
     pub(crate) fn note(&self, seen: Seen) {
-        let bit = 1 << seen as u32;
+        let bit = 1_u64 << seen as u32;
         // Read first: it is noted already almost always, and a write would stop other threads.
         if self.0.load(Ordering::Relaxed) & bit == 0 {
             self.0.fetch_or(bit, Ordering::Relaxed);
@@ -52,6 +55,6 @@ impl Witness {
     }
 
     pub(crate) fn has(&self, seen: Seen) -> bool {
-        self.0.load(Ordering::Relaxed) & 1 << seen as u32 != 0
+        self.0.load(Ordering::Relaxed) & 1_u64 << seen as u32 != 0
     }
 }
