@@ -51,8 +51,8 @@ use crate::store::Store;
 /// what changes a response for one client alone, such as compression: the layer stores what
 /// comes out of the service it wraps. With [`Router::layer`] that order is bottom to top.
 ///
-/// Inside of a layer that catches panics, too: one that is inside of this layer makes a panic a
-/// 500 like any other, and the orphan policy never learns of it.
+/// Where a layer that catches panics stands makes no difference to the key: a panic, and the 500
+/// that such a layer makes of one, are both [unknown](End::Unknown).
 ///
 /// [`Router::layer`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.layer
 #[derive(Debug)]

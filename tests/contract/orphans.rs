@@ -1,5 +1,5 @@
-//! Rows 11 and 14: runs that left no outcome, because they failed or because nobody has heard of
-//! them for too long.
+//! Runs whose outcome is unknown, because they failed or because nobody has heard of them for too
+//! long.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -8,19 +8,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::load_shed::error::Overloaded;
 use tower::{Service, ServiceBuilder, ServiceExt};
-use tower_idempotency::record::FencingToken;
-use tower_idempotency::store::MemoryStore;
-use tower_idempotency::{Attempt, IdempotencyLayer, Orphan, Reconciled};
+use tower_http::timeout::TimeoutLayer;
+use tower_idempotency::record::{FencingToken, Record};
+use tower_idempotency::store::{MemoryStore, Store};
+use tower_idempotency::{
+    Attempt, AttemptEnded, End, IdempotencyKey, IdempotencyLayer, Orphan, Reconciled,
+    RecordingOverride,
+};
 
 use tower_idempotency::testing::ManualClock;
 
 use crate::support::{
-    Body, BoxError, Case, Gate, Runs, Server, Stack, channel, empty, eventually, for_each_stack,
-    layer, still_clock, text,
+    Body, BoxError, Case, Gate, NONE, Runs, Server, Stack, channel, empty, eventually,
+    for_each_stack, layer, serve, still_clock, text,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -35,9 +40,17 @@ enum Failure {
     Error,
     /// The work was done, and then its response broke off.
     BrokenResponse,
+    /// The work was done, and then something else went wrong.
+    Status(u16),
 }
 
-const FAILURES: [Failure; 3] = [Failure::Panic, Failure::Error, Failure::BrokenResponse];
+const FAILURES: [Failure; 5] = [
+    Failure::Panic,
+    Failure::Error,
+    Failure::BrokenResponse,
+    Failure::Status(500),
+    Failure::Status(408),
+];
 
 type Failing = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
 
@@ -65,6 +78,7 @@ fn fails_once(
                     sender.fail("the disk is gone");
                     Ok(Response::new(body))
                 }
+                Failure::Status(status) => Ok(with_status(status, "something went wrong")),
             }
         })
     }
@@ -87,12 +101,24 @@ async fn failed(
                 (500, &b"the service fails"[..])
             );
         }
+        (Failure::Status(status), _, Ok(answer)) => {
+            assert_eq!(
+                (answer.status.as_u16(), &answer.body[..]),
+                (status, &b"something went wrong"[..])
+            );
+        }
         (_, _, first) => assert!(first.is_err(), "{first:?}"),
     }
     // A panic ends the connection perhaps before the key has been seen to.
     layer.handle().idle().await;
     assert_eq!(runs.count(), 1);
     (server, runs)
+}
+
+fn with_status(status: u16, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = text(body);
+    *response.status_mut() = status.try_into().expect("a status");
+    response
 }
 
 async fn retry(server: &Server) -> crate::support::Answer {
@@ -595,4 +621,479 @@ async fn a_call_that_has_ended_holds_nothing_while_its_outcome_is_asked_for() {
         }
         assert_eq!(free.load(Ordering::SeqCst), 1, "panics: {panics}");
     }
+}
+
+// What a layer within makes of a run.
+
+const TIMEOUTS: [StatusCode; 2] = [StatusCode::REQUEST_TIMEOUT, StatusCode::GATEWAY_TIMEOUT];
+
+/// A server whose handler charges, and then takes longer than a timeout within lets it.
+async fn timed_out(
+    case: Case,
+    layer: IdempotencyLayer<MemoryStore>,
+    status: StatusCode,
+) -> (Server, Runs) {
+    let runs = Runs::default();
+    let handler = runs.running(|_, _| std::future::pending());
+    let short = Duration::from_millis(20);
+    let timeout = TimeoutLayer::with_status_code(status, short);
+    let server = serve!(case, NONE, layer, timeout, handler);
+    assert_eq!(retry(&server).await.status, status);
+    (server, runs)
+}
+
+#[tokio::test]
+async fn a_timeout_within_leaves_an_unknown_outcome() {
+    for_each_stack(|case| async move {
+        for status in TIMEOUTS {
+            let held = layer().orphan(Orphan::Hold);
+            let (server, runs) = timed_out(case, held, status).await;
+            for _ in 0..2 {
+                retry(&server).await.refused(409, "outcome-unknown");
+            }
+            assert_eq!(runs.count(), 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_timeout_within_has_cut_off_is_asked_for_once() {
+    for_each_stack(|case| async move {
+        for status in TIMEOUTS {
+            let business = Business::saying(Reconciled::Completed("charged"));
+            let layer = layer().orphan(business.orphan());
+            let (server, runs) = timed_out(case, layer, status).await;
+            for _ in 0..2 {
+                retry(&server).await.replayed("charged");
+            }
+            assert_eq!((runs.count(), business.asked()), (1, 1));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_orphan_keeps_the_status_of_its_response() {
+    for_each_stack(|case| async move {
+        for (path, status) in [("/504", Some(504)), ("/200", Some(200)), ("/panic", None)] {
+            let keys: Arc<std::sync::Mutex<Vec<IdempotencyKey>>> = Arc::default();
+            let seen = Arc::clone(&keys);
+            let handler = Runs::default().answering(move |request, _| {
+                let attempt = request.extensions().get::<Attempt>().cloned();
+                let key = attempt.expect("it is guarded").key().clone();
+                seen.lock().expect("not poisoned").push(key);
+                match request.uri().path() {
+                    "/504" => with_status(504, "too late"),
+                    "/200" => {
+                        let (sender, body) = channel();
+                        sender.fail("the disk is gone");
+                        Response::new(body)
+                    }
+                    _ => panic!("as planned"),
+                }
+            });
+            let clock = still_clock();
+            let layer = layer().orphan(Orphan::Hold).clock(clock.clone());
+            let server = case.serve(&layer, handler).await;
+            let _ = server.post(path).key("k").try_send().await;
+            layer.handle().idle().await;
+            let key = keys.lock().expect("not poisoned")[0].clone();
+            let store = layer.executor().store();
+            let now = tower_idempotency::Clock::now(&clock);
+            let record = store.get(key.record_key(), now).await;
+            match record.expect("the store answers") {
+                Some(Record::InProgress(lease)) => assert_eq!(lease.first_status, status),
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_orphan_is_kept_for_the_retention_after_its_end() {
+    for_each_stack(|case| async move {
+        let clock = still_clock();
+        let runs = Runs::default();
+        let gate = runs.gate().clone();
+        let handler = runs.running(move |_, number| {
+            let gate = gate.clone();
+            async move {
+                if number == 1 {
+                    gate.pass().await;
+                    panic!("as planned");
+                }
+                text(format!("run {number}"))
+            }
+        });
+        let retention = Duration::from_secs(60);
+        let layer = layer()
+            .clock(clock.clone())
+            .orphan(Orphan::Hold)
+            .retention(retention);
+        let server = case.serve(&layer, handler).await;
+        let call = server.post("/a").key("k").body("x");
+        let first = tokio::spawn(call.try_send());
+        runs.gate().arrived().await;
+        clock.advance(retention + Duration::from_secs(1));
+        runs.gate().open();
+        let _ = first.await.expect("no panic");
+        layer.handle().idle().await;
+        retry(&server).await.refused(409, "outcome-unknown");
+        clock.advance(retention - Duration::from_secs(1));
+        retry(&server).await.refused(409, "outcome-unknown");
+        assert_eq!(runs.count(), 1);
+        clock.advance(Duration::from_secs(1));
+        retry(&server).await.ran("run 2");
+    })
+    .await;
+}
+
+// What the business system answers goes the way of any response.
+
+#[tokio::test]
+async fn a_reconciled_answer_is_stored_as_any_response() {
+    for_each_stack(|case| async move {
+        let orphan = Orphan::reconcile(async |_| {
+            let mut found = Response::new(Bytes::from("charged"));
+            let fields = [
+                ("connection", "close, x-hop"),
+                ("content-length", "3"),
+                ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+                ("set-cookie", "a=1"),
+                ("transfer-encoding", "chunked"),
+                ("x-hop", "1"),
+                ("x-kept", "1"),
+            ];
+            for (name, value) in fields {
+                let value = HeaderValue::from_static(value);
+                found.headers_mut().insert(name, value);
+            }
+            Reconciled::Completed(found)
+        });
+        let layer = layer().orphan(orphan);
+        let (server, _) = failed(case, &layer, Failure::Status(500)).await;
+        for _ in 0..2 {
+            let answer = retry(&server).await;
+            answer.replayed("charged");
+            for name in ["set-cookie", "transfer-encoding", "x-hop"] {
+                assert_eq!(answer.values(name), [b""; 0], "{name}");
+            }
+            assert_eq!(answer.values("x-kept"), [b"1"]);
+            assert_eq!(answer.values("content-length"), [b"7"]);
+            assert_ne!(answer.values("date"), [b"Sun, 06 Nov 1994 08:49:37 GMT"]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reconciled_answer_that_is_too_large_is_not_stored() {
+    for_each_stack(|case| async move {
+        for failure in [Failure::Error, Failure::Status(500)] {
+            let business = Business::saying(Reconciled::Completed("charged"));
+            // Whatever is set first.
+            let layer = layer().orphan(business.orphan()).max_response_body(6);
+            let (server, runs) = failed(case, &layer, failure).await;
+            for _ in 0..2 {
+                retry(&server).await.refused(409, "response-not-stored");
+            }
+            assert_eq!((runs.count(), business.asked()), (1, 1));
+        }
+    })
+    .await;
+}
+
+// The point of no return.
+
+/// How an attempt ends.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    Panic,
+    Status(u16),
+    Broken,
+    Late,
+}
+
+/// What a retry gets of a handler that announces its effects, perhaps begins them, and ends so.
+/// Under `Hold`, so that what is unknown shows.
+async fn left(
+    case: Case,
+    layer: IdempotencyLayer<MemoryStore>,
+    begins: bool,
+    leaves: Leaves,
+) -> crate::support::Answer {
+    let announces_itself = !begins || matches!(leaves, Leaves::Panic);
+    let runs = Runs::default();
+    let handler = runs.running(move |request, number| async move {
+        if number > 1 {
+            return text("run 2");
+        }
+        let attempt = request.extensions().get::<Attempt>().cloned();
+        let attempt = attempt.expect("it is guarded");
+        if announces_itself {
+            attempt.announce_effects();
+        }
+        if begins {
+            attempt.begin_effects().expect("it has not ended");
+        }
+        tokio::task::yield_now().await;
+        match leaves {
+            Leaves::Panic => panic!("as planned"),
+            Leaves::Status(status) => with_status(status, "run 1"),
+            Leaves::Broken => {
+                let (sender, body) = channel();
+                sender.fail("the disk is gone");
+                Response::new(body)
+            }
+            Leaves::Late => std::future::pending().await,
+        }
+    });
+    let short = Duration::from_millis(20);
+    let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, short);
+    let layer = layer.orphan(Orphan::Hold);
+    let server = serve!(case, NONE, layer, timeout, handler);
+    let _ = server.post("/a").key("k").body("x").try_send().await;
+    layer.handle().idle().await;
+    retry(&server).await
+}
+
+#[tokio::test]
+async fn before_its_effects_begin_a_run_has_done_nothing_however_it_ends() {
+    for leaves in [
+        Leaves::Panic,
+        Leaves::Status(422),
+        Leaves::Status(499),
+        Leaves::Status(500),
+        Leaves::Broken,
+        Leaves::Late,
+    ] {
+        for_each_stack(|case| async move {
+            left(case, layer(), false, leaves).await.ran("run 2");
+        })
+        .await;
+    }
+    for_each_stack(|case| async move {
+        let answer = left(case, layer(), false, Leaves::Status(201)).await;
+        assert_eq!(answer.status, 201);
+        assert!(
+            answer.is_replayed(),
+            "a success is one without effects, too"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_its_effects_have_begun_a_4xx_is_final_and_other_failures_are_unknown() {
+    for leaves in [
+        Leaves::Panic,
+        Leaves::Status(424),
+        Leaves::Status(499),
+        Leaves::Status(500),
+        Leaves::Status(501),
+        Leaves::Broken,
+        Leaves::Late,
+    ] {
+        for_each_stack(|case| async move {
+            let answer = left(case, layer(), true, leaves).await;
+            answer.refused(409, "outcome-unknown");
+        })
+        .await;
+    }
+    for status in [201, 402, 404, 409, 422] {
+        for_each_stack(|case| async move {
+            let answer = left(case, layer(), true, Leaves::Status(status)).await;
+            assert_eq!(answer.status, status);
+            assert!(answer.is_replayed());
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_layer_may_say_of_all_handlers_that_they_announce_their_effects() {
+    for_each_stack(|case| async move {
+        for (announces, expected) in [(true, "run again"), (false, "held")] {
+            let layer = layer().announces_effects(announces).orphan(Orphan::Hold);
+            let (server, _) = failed(case, &layer, Failure::Status(500)).await;
+            let answer = retry(&server).await;
+            match expected {
+                "held" => {
+                    answer.refused(409, "outcome-unknown");
+                }
+                _ => {
+                    answer.ran("run 2");
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_handler_says_of_its_response_counts_more_than_its_effects() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let handler = runs.answering(|request, _| {
+            let attempt = request.extensions().get::<Attempt>().cloned();
+            attempt.expect("it is guarded").announce_effects();
+            let mut response = with_status(500, "declined");
+            response.extensions_mut().insert(RecordingOverride::Final);
+            response
+        });
+        let server = case.serve(&layer(), handler).await;
+        retry(&server).await;
+        assert!(retry(&server).await.is_replayed());
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_that_a_timeout_has_left_behind_must_not_begin() {
+    for_each_stack(|case| async move {
+        let (began, begins) = tokio::sync::oneshot::channel();
+        let began = Arc::new(std::sync::Mutex::new(Some(began)));
+        let gate = Gate::default();
+        let late = gate.clone();
+        let handler = Runs::default().running(move |request, number| {
+            let (began, late) = (Arc::clone(&began), late.clone());
+            async move {
+                if number > 1 {
+                    return text("run 2");
+                }
+                let attempt = request.extensions().get::<Attempt>().cloned();
+                let attempt = attempt.expect("it is guarded");
+                attempt.announce_effects();
+                let began = began.lock().expect("not poisoned").take();
+                tokio::spawn(async move {
+                    late.pass().await;
+                    let began = began.expect("it runs once");
+                    began
+                        .send(attempt.begin_effects())
+                        .expect("the test listens");
+                });
+                std::future::pending().await
+            }
+        });
+        let short = Duration::from_millis(20);
+        let status = StatusCode::REQUEST_TIMEOUT;
+        let timeout = TimeoutLayer::with_status_code(status, short);
+        let layer = layer();
+        let server = serve!(case, NONE, layer, timeout, handler);
+        assert_eq!(retry(&server).await.status, status);
+        gate.open();
+        assert_eq!(begins.await, Ok(Err(AttemptEnded)));
+        retry(&server).await.ran("run 2");
+    })
+    .await;
+}
+
+// Errors of the service within.
+
+/// Makes an error of tower's own, and says what a retry gets, under `Hold`.
+async fn after_an_error_of_tower(
+    layer: IdempotencyLayer<MemoryStore>,
+    is_overloaded: bool,
+) -> Response<Body> {
+    let gate = Gate::default();
+    let held_up = gate.clone();
+    let layer = layer.orphan(Orphan::Hold);
+    let mut service = ServiceBuilder::new()
+        .layer(layer)
+        .load_shed()
+        .concurrency_limit(1)
+        .timeout(Duration::from_millis(200))
+        .service_fn(move |request: Request<Body>| {
+            let gate = held_up.clone();
+            async move {
+                if request.uri().path() == "/slow" {
+                    gate.pass().await;
+                }
+                Ok::<_, BoxError>(text("done"))
+            }
+        });
+    let request = |path, key| {
+        let request = Request::post(path).header("idempotency-key", key);
+        request.body(empty()).expect("it is valid")
+    };
+    let slow = service
+        .ready()
+        .await
+        .expect("it is ready")
+        .call(request("/slow", "slow"));
+    let slow = tokio::spawn(slow);
+    gate.arrived().await;
+    let key = match is_overloaded {
+        true => {
+            let call = service
+                .ready()
+                .await
+                .expect("it is ready")
+                .call(request("/a", "k"));
+            let error = call.await.err().expect("it is overloaded");
+            assert!(error.is::<Overloaded>(), "{error}");
+            gate.open();
+            slow.await.expect("no panic").expect("it is done");
+            ("/a", "k")
+        }
+        false => {
+            let error = slow
+                .await
+                .expect("no panic")
+                .err()
+                .expect("it takes too long");
+            assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
+            gate.open_for_good();
+            ("/slow", "slow")
+        }
+    };
+    let call = service
+        .ready()
+        .await
+        .expect("it is ready")
+        .call(request(key.0, key.1));
+    call.await.expect("it does not fail")
+}
+
+fn classified(layer: IdempotencyLayer<MemoryStore>) -> IdempotencyLayer<MemoryStore> {
+    layer
+        .classify_error(|_: &std::io::Error| panic!("it is of another type"))
+        .classify_error(|error: &BoxError| match error.is::<Overloaded>() {
+            true => End::NothingDone,
+            false => End::Unknown,
+        })
+}
+
+#[tokio::test]
+async fn an_error_of_the_service_within_can_be_classified() {
+    let overloaded = after_an_error_of_tower(classified(layer()), true).await;
+    assert_eq!(overloaded.status(), StatusCode::OK, "it ran now");
+    let elapsed = after_an_error_of_tower(classified(layer()), false).await;
+    assert_eq!(elapsed.status(), StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn an_error_that_nobody_classifies_is_unknown() {
+    for (panics, is_overloaded) in [(false, true), (false, false), (true, true)] {
+        let layer = match panics {
+            true => layer().classify_error(|_: &BoxError| panic!("as planned")),
+            false => layer(),
+        };
+        let answer = after_an_error_of_tower(layer, is_overloaded).await;
+        assert_eq!(answer.status(), StatusCode::CONFLICT);
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_is_final_is_recorded_as_not_stored() {
+    for_each_stack(|case| async move {
+        let layer = layer().classify_error(|_: &BoxError| End::Final);
+        let (server, runs) = failed(case, &layer, Failure::Error).await;
+        retry(&server).await.refused(409, "response-not-stored");
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
 }

@@ -189,7 +189,13 @@ async fn here(dynamo: &Dynamo, retries: bool) -> Node {
 async fn fails(node: &Node) {
     let failing = || async { Err::<u32, _>("failed") };
     let failed = node.run(&key(), Fingerprint::of(["1"]), failing).await;
-    let is_failed = matches!(failed, Err(RunError::Work("failed")));
+    let is_failed = matches!(
+        failed,
+        Err(RunError::Work {
+            error: "failed",
+            ..
+        })
+    );
     assert!(is_failed, "{failed:?}");
 }
 

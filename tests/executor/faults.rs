@@ -147,7 +147,13 @@ async fn a_release_that_failed_is_made_in_the_background() {
         .run(&crate::support::key(), crate::support::fingerprint(), fails)
         .await;
     assert!(
-        matches!(result, Err(RunError::Work("failed"))),
+        matches!(
+            result,
+            Err(RunError::Work {
+                error: "failed",
+                ..
+            })
+        ),
         "{result:?}"
     );
     let work = Work::quick();

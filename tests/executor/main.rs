@@ -3,6 +3,7 @@
 //! Time is Tokio's, paused: it moves on when every task waits, so nothing here takes as long as
 //! it says.
 
+mod classes;
 mod conformance;
 mod ends;
 mod faults;

@@ -16,7 +16,13 @@ async fn lose<St: Store>(executor: &Executor<St>, panics: bool) {
         let fails = || async { Err::<u32, _>("no outcome") };
         let result = executor.run(&key(), fingerprint(), fails).await;
         assert!(
-            matches!(result, Err(RunError::Work("no outcome"))),
+            matches!(
+                result,
+                Err(RunError::Work {
+                    error: "no outcome",
+                    ..
+                })
+            ),
             "{result:?}"
         );
         return;
@@ -91,12 +97,12 @@ async fn hold_never_runs_again_until_retention_ends() {
         lose(&executor, panics).await;
         assert!(matches!(
             then(&executor).await,
-            Err(RunError::OutcomeUnknown)
+            Err(RunError::OutcomeUnknown { .. })
         ));
         tokio::time::sleep(RETENTION - Duration::from_secs(1)).await;
         assert!(matches!(
             then(&executor).await,
-            Err(RunError::OutcomeUnknown)
+            Err(RunError::OutcomeUnknown { .. })
         ));
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(matches!(then(&executor).await, Ok(Ran::Executed(1))));
@@ -109,7 +115,7 @@ async fn hold_never_runs_again_after_a_lapsed_lease_but_takes_a_late_answer() {
     let stuck = strand(&executor).await;
     assert!(matches!(
         then(&executor).await,
-        Err(RunError::OutcomeUnknown)
+        Err(RunError::OutcomeUnknown { .. })
     ));
     stuck.end_one();
     crate::support::eventually(|| stuck.ended() == 1).await;
@@ -147,7 +153,7 @@ async fn reconcile_asks_again_as_long_as_nobody_knows() {
         for times in 2..5 {
             assert!(matches!(
                 then(&executor).await,
-                Err(RunError::OutcomeUnknown)
+                Err(RunError::OutcomeUnknown { .. })
             ));
             assert_eq!(asked.load(Ordering::SeqCst), times);
         }
@@ -220,7 +226,10 @@ async fn reconcile_holds_the_lease_also_after_a_panic_at_once() {
     ));
     assert!(matches!(
         failing.await,
-        Ok(Err(RunError::Work("no outcome")))
+        Ok(Err(RunError::Work {
+            error: "no outcome",
+            ..
+        }))
     ));
     assert!(matches!(then(&executor).await, Ok(Ran::Replayed(42))));
     assert_eq!(asked.load(Ordering::SeqCst), 1);
@@ -239,7 +248,7 @@ async fn a_reconciler_that_panics_or_hangs_knows_nothing() {
         for _ in 0..2 {
             assert!(matches!(
                 then(&executor).await,
-                Err(RunError::OutcomeUnknown)
+                Err(RunError::OutcomeUnknown { .. })
             ));
         }
         assert_eq!(executor.handle().in_flight(), 0);
@@ -258,7 +267,7 @@ async fn a_key_that_is_used_anew_has_a_new_beginning() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(matches!(
         then(&executor).await,
-        Err(RunError::OutcomeUnknown)
+        Err(RunError::OutcomeUnknown { .. })
     ));
     tokio::time::sleep(RETENTION).await;
     lose(&executor, false).await;

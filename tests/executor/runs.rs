@@ -126,7 +126,13 @@ async fn one_who_waits_runs_when_the_first_gives_the_key_back() {
     work.end_one();
     let second = work.under(&executor).await;
     assert!(matches!(second, Ok(Ran::Executed(1))), "{second:?}");
-    assert!(matches!(first.await, Ok(Err(RunError::Work("failed")))));
+    assert!(matches!(
+        first.await,
+        Ok(Err(RunError::Work {
+            error: "failed",
+            ..
+        }))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -366,12 +366,21 @@ async fn an_orphan_here_is_held_for_all() {
     let fails = || async { Err::<u32, _>("no outcome") };
     let lost = here.run(&key(), fingerprint(), fails).await;
     assert!(
-        matches!(lost, Err(RunError::Work("no outcome"))),
+        matches!(
+            lost,
+            Err(RunError::Work {
+                error: "no outcome",
+                ..
+            })
+        ),
         "{lost:?}"
     );
     for node in [&here, &there] {
         let held = Work::quick().under(node).await;
-        assert!(matches!(held, Err(RunError::OutcomeUnknown)), "{held:?}");
+        assert!(
+            matches!(held, Err(RunError::OutcomeUnknown { .. })),
+            "{held:?}"
+        );
     }
     tokio::time::sleep(RETENTION).await;
     assert!(matches!(

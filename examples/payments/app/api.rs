@@ -109,7 +109,7 @@ impl<S: Send + Sync> FromRequest<S> for NewCharge {
             .map_err(IntoResponse::into_response)?;
         Self::read(&body, is_json).map_err(|error| {
             // Nothing has begun, so nothing is recorded: a corrected request may use the same key.
-            (Extension(RecordingOverride::Release), error).into_response()
+            (Extension(RecordingOverride::NothingDone), error).into_response()
         })
     }
 }

@@ -42,7 +42,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = OnOrphan::Retake)]
     pub(crate) orphan: OnOrphan,
     /// Which answers are recorded.
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Record::Deterministic)]
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Record::Default)]
     pub(crate) record: Record,
     /// Gives no answer before the store has it: 503 until then.
     #[arg(long)]
@@ -74,10 +74,10 @@ pub(crate) enum OnOrphan {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Record {
-    /// All but those which say that nothing was done, such as a 500.
-    Deterministic,
+    /// What the status says is the outcome: 2xx, redirections, 402.
+    Default,
     /// All, as Stripe does it.
-    All,
+    StripeV1,
     /// Successes only.
     Success,
 }

@@ -110,9 +110,9 @@ fn idempotency(
         .retention(flags.retention)
         .wait_for_in_flight(flags.wait)
         .recording(match flags.record {
-            Record::Deterministic => Recording::Deterministic,
-            Record::All => Recording::All,
-            Record::Success => Recording::Success,
+            Record::Default => Recording::default(),
+            Record::StripeV1 => Recording::stripe_v1(),
+            Record::Success => Recording::success(),
         })
         .orphan(match flags.orphan {
             OnOrphan::Retake => Orphan::Retake,

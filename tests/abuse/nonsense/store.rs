@@ -88,7 +88,8 @@ impl Draw {
             2 => Bytes::copy_from_slice(&self.bytes::<40>()),
             3 => {
                 let status = StatusCode::CREATED;
-                Answer::NotStored { status }.encode()
+                let summary = None;
+                Answer::NotStored { status, summary }.encode()
             }
             4 => Answer::Value(Bytes::from_static(b"{}")).encode(),
             _ => whole,

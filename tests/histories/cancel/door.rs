@@ -92,7 +92,9 @@ where
         let (status, outcome, body) = match executor.run(&key, inputs, work).await {
             Ok(Ran::Executed(body)) => (201, "executed: stored", body),
             Ok(Ran::Replayed(body)) => (201, "replayed", body),
-            Err(RunError::OutcomeUnknown) => (409, "refused: outcome-unknown", String::new()),
+            Err(RunError::OutcomeUnknown { .. }) => {
+                (409, "refused: outcome-unknown", String::new())
+            }
             Err(other) => (500, "failed", other.to_string()),
         };
         Reply::Answered {
