@@ -129,37 +129,6 @@ async fn a_wait_that_was_in_vain_ends_with_a_refusal() {
 }
 
 #[tokio::test]
-async fn one_who_waits_runs_when_the_first_did_nothing() {
-    for_each_stack(|case| async move {
-        let store = FaultyStore::new();
-        let runs = Runs::default();
-        let gate = runs.gate().clone();
-        let handler = runs.running(move |_, number| {
-            let gate = gate.clone();
-            async move {
-                gate.pass().await;
-                let mut response: Response<Body> = text(format!("run {number}"));
-                if number == 1 {
-                    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                }
-                response
-            }
-        });
-        let layer = IdempotencyLayer::new(store.clone()).wait_for_in_flight(LONG);
-        let server = case.serve(&layer, handler).await;
-        let first = server.post("/a").key("k").spawn();
-        runs.gate().arrived().await;
-        let second = server.post("/a").key("k").spawn();
-        eventually(async || store.claims() == 2).await;
-        runs.gate().open_for_good();
-        assert_eq!(first.await.expect("no panic").status, 503);
-        second.await.expect("no panic").ran("run 2");
-        server.post("/a").key("k").send().await.replayed("run 2");
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn another_request_is_not_kept_waiting() {
     for_each_stack(|case| async move {
         let runs = Runs::default();
