@@ -159,7 +159,8 @@ pub struct Refusal {
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
     store_error: Option<StoreError>,
-    summary: Option<Summary>,
+    // Boxed, for few have any.
+    summary: Option<Box<Summary>>,
 }
 
 impl Refusal {
@@ -182,7 +183,7 @@ impl Refusal {
 
     pub(crate) fn response_not_stored(summary: Option<Summary>) -> Self {
         Self {
-            summary,
+            summary: summary.map(Box::new),
             ..Self::new(
                 RefusalReason::ResponseNotStored,
                 "the operation has its outcome, but the response was not stored; only the first request with this idempotency key got it",
@@ -238,7 +239,7 @@ impl Refusal {
 
     /// What the handler said, in short, of a response that is not stored.
     pub fn summary(&self) -> Option<&str> {
-        self.summary.as_ref().map(Summary::as_str)
+        self.summary.as_deref().map(Summary::as_str)
     }
 
     /// The default response: problem details, with `Retry-After` where it is known when to try

@@ -1033,7 +1033,7 @@ async fn after_an_error_of_tower(
                 .await
                 .expect("it is ready")
                 .call(request("/a", "k"));
-            let error = call.await.err().expect("it is overloaded");
+            let error = call.await.expect_err("it is overloaded");
             assert!(error.is::<Overloaded>(), "{error}");
             gate.open();
             slow.await.expect("no panic").expect("it is done");
@@ -1043,8 +1043,7 @@ async fn after_an_error_of_tower(
             let error = slow
                 .await
                 .expect("no panic")
-                .err()
-                .expect("it takes too long");
+                .expect_err("it takes too long");
             assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
             gate.open_for_good();
             ("/slow", "slow")

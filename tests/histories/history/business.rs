@@ -106,7 +106,11 @@ impl World {
             }
             1 => {
                 ended(End::Answers(500));
-                return failed();
+                return failed(500);
+            }
+            2 => {
+                ended(End::Answers(400));
+                return failed(400);
             }
             _ => {}
         }
@@ -114,14 +118,26 @@ impl World {
         let is_refused = self.has_effect(key, token, &answer);
         self.history.note(key, What::Effect { run, is_refused });
         if is_refused {
-            ended(End::Answers(500));
-            return failed();
+            ended(End::Answers(400));
+            return failed(400);
         }
         sleep(random.duration(self.plan.lease / 2)).await;
         life.goes_on().await;
-        if fate == 2 {
-            ended(End::Panics);
-            resume_unwind(Box::new("as planned"));
+        match fate {
+            3 => {
+                ended(End::Panics);
+                resume_unwind(Box::new("as planned"));
+            }
+            // What a timeout within makes of it, and what goes wrong after the effect.
+            4 => {
+                ended(End::Answers(408));
+                return failed(408);
+            }
+            5 => {
+                ended(End::Answers(500));
+                return failed(500);
+            }
+            _ => {}
         }
         ended(End::Answers(201));
         created(Body::from(answer))
@@ -146,8 +162,8 @@ fn created<B>(body: B) -> Response<B> {
     response
 }
 
-fn failed() -> Response<Body> {
+fn failed(status: u16) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     response
 }

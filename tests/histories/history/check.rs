@@ -189,7 +189,7 @@ impl<'a> Checker<'a> {
             self.fail(Rule::EachStartHasItsLease, format!("run {run}: {told}"));
         }
         let again = self.runs.iter().find(|(_, earlier)| {
-            self.plan.policy == Policy::Hold && earlier.ended != Some(End::Answers(500))
+            self.plan.policy == Policy::Hold && earlier.ended != Some(NOTHING_DONE)
         });
         if let Some((earlier, _)) = again {
             let told = format!("run {run}, and run {earlier} has not said that nothing was done");
@@ -247,8 +247,21 @@ impl<'a> Checker<'a> {
                 !self.plan.answer_unrecorded && ended == Some(End::Answers(201))
             }
             ("executed: lease-lost", 409) => ended == Some(End::Answers(201)),
-            ("executed: released" | "executed: pending" | "executed: lease-lost", 500) => {
-                ended == Some(End::Answers(500))
+            ("executed: released" | "executed: pending" | "executed: lease-lost", 400) => {
+                ended == Some(NOTHING_DONE)
+            }
+            ("executed: pending" | "executed: lease-lost", status @ (408 | 500)) => {
+                ended == Some(End::Answers(status))
+            }
+            // The outcome is unknown, and the policy decides.
+            ("executed: released", status @ (408 | 500)) => {
+                self.plan.policy != Policy::Hold && ended == Some(End::Answers(status))
+            }
+            ("executed: unknown", status @ (408 | 500)) => {
+                self.plan.policy != Policy::Retake && ended == Some(End::Answers(status))
+            }
+            ("executed: stored", status @ (408 | 500)) => {
+                self.plan.policy == Policy::Reconcile && ended == Some(End::Answers(status))
             }
             ("panicked", 0) => ended == Some(End::Panics),
             ("replayed", 201) => return self.see_replay(node, reply, is_probe, &told),
@@ -304,7 +317,7 @@ impl<'a> Checker<'a> {
             (Some("outcome-unknown"), 409) => match self.plan.policy {
                 Policy::Retake => false,
                 Policy::Hold => {
-                    let is_lost = |run: &Run| run.ended != Some(End::Answers(500));
+                    let is_lost = |run: &Run| run.ended != Some(NOTHING_DONE);
                     self.failures > 0 || self.runs.values().any(is_lost)
                 }
                 Policy::Reconcile => !is_probe,
@@ -380,6 +393,9 @@ impl<'a> Checker<'a> {
         run.is_crashed || run.owner.is_some_and(|owner| self.spec.lapsed(owner))
     }
 }
+
+/// The one end that says so.
+const NOTHING_DONE: End = End::Answers(400);
 
 fn is_of_run(body: &str, run: usize) -> bool {
     body.contains(&format!("run {run} "))
