@@ -34,6 +34,30 @@ impl Timestamp {
         self.0 / 1_000
     }
 
+    /// This moment in UTC to the second, as RFC 3339 has it; later than the year 9999, the last
+    /// second of that.
+    pub(crate) fn to_rfc3339(self) -> String {
+        const DAY: u64 = 24 * 60 * 60;
+        const LAST_SECOND: u64 = 253_402_300_799;
+        let seconds = (self.0 / 1_000_000).min(LAST_SECOND);
+        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        // Howard Hinnant's `civil_from_days`: years begin in March, so that a leap day is the
+        // last of its year.
+        let days = seconds / DAY + 719_468;
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * from_march + 2) / 5 + 1;
+        let month = if from_march < 10 {
+            from_march + 3
+        } else {
+            from_march - 9
+        };
+        let year = era * 400 + year_of_era + u64::from(month <= 2);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+
     /// The time from `earlier` to this moment; zero when `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
@@ -98,6 +122,24 @@ mod tests {
             Timestamp::from_millis(u64::MAX),
             Timestamp::from_micros(u64::MAX)
         );
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_them() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (784_111_777, "1994-11-06T08:49:37Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (u64::MAX / 1_000, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(
+                Timestamp::from_millis(seconds.saturating_mul(1_000)).to_rfc3339(),
+                text
+            );
+        }
     }
 
     #[test]

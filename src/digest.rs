@@ -19,6 +19,8 @@ pub(crate) enum Domain {
     Request = 4,
     /// The fingerprint of work that is no HTTP request, from its inputs.
     Inputs = 5,
+    /// What names an attempt to others, from its owner id.
+    Holder = 9,
 }
 
 /// What is about a request, beside its body, mostly fits.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::policy::{End, Orphan, Recording};
 use crate::problem::{Refusal, Responder};
 use crate::request::{FingerprintSource, KeySource};
 use crate::response::{Answer, StoredResponse};
-use crate::service::Idempotency;
+use crate::service::{Carry, Idempotency, RunFuture};
 use crate::settings::{Settings, Shared};
 use crate::store::Store;
 
@@ -73,10 +74,7 @@ impl<St: Store> IdempotencyLayer<St> {
     /// [`Answer::Response`], of which is stored what would be of the handler's.
     pub fn with_executor(executor: Executor<St>) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                executor,
-                settings: Settings::default(),
-            }),
+            shared: Arc::new(Shared::new(executor, Settings::default())),
         }
     }
 
@@ -94,6 +92,31 @@ impl<St: Store> IdempotencyLayer<St> {
     #[must_use]
     pub fn filter(self, guard: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.filter = Some(Arc::new(guard)))
+    }
+
+    /// The gRPC methods that are guarded, as `package.Service/Method`. Calls of others pass through
+    /// untouched, also with a key. Default: all are guarded.
+    ///
+    /// A method whose client streams, in one direction or both, does not belong here: the layer
+    /// reads all of a request before the handler gets it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{IdempotencyLayer, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new())
+    ///     .grpc_methods(["shop.Till/Charge", "shop.Till/Refund"]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn grpc_methods<I>(self, methods: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let path = |method: I::Item| format!("/{}", method.as_ref().trim_start_matches('/'));
+        let methods = methods.into_iter().map(path).collect();
+        self.set(|settings| settings.grpc_methods = Some(methods))
     }
 
     /// Whether a request without a key is refused with 400 `missing-key`, or passes through.
@@ -202,11 +225,30 @@ impl<St: Store> IdempotencyLayer<St> {
     /// is buffered now.
     ///
     /// This bounds what clients can make the layer hold that send slowly, or all at once. One that
-    /// stalls is best cut off by a timeout outside of this layer, which for a request that is still
-    /// being read costs nothing: no key is claimed yet.
+    /// stalls is cut off by [`body_idle`](Self::body_idle) and
+    /// [`request_timeout`](Self::request_timeout).
     #[must_use]
     pub fn max_buffered(self, bytes: usize) -> Self {
         self.set(|settings| settings.max_buffered = bytes)
+    }
+
+    /// How long the body of a request with a key may be silent before the request is refused with
+    /// 408 `request-timeout`, and nothing is claimed. Default: 30 s.
+    ///
+    /// Time in which the server does not read does not count.
+    #[must_use]
+    pub fn body_idle(self, body_idle: Duration) -> Self {
+        self.set(|settings| settings.body_idle = body_idle)
+    }
+
+    /// How long the body of a request with a key may take in all before the request is refused
+    /// with 408 `request-timeout`, and nothing is claimed. Default: 5 minutes.
+    ///
+    /// The handler has no part in it: this is the time until all of the request is there. A gRPC
+    /// call whose client streams ends by this, too; see [`grpc_methods`](Self::grpc_methods).
+    #[must_use]
+    pub fn request_timeout(self, request_timeout: Duration) -> Self {
+        self.set(|settings| settings.request_timeout = request_timeout)
     }
 
     /// The longest response body, in bytes, that is stored. A longer one is handed through as it
@@ -317,32 +359,43 @@ impl<St: Store> IdempotencyLayer<St> {
         self.set(|settings| settings.responder = Responder::problem(base.into()))
     }
 
-    /// Makes the response to a refusal. Default: [`Refusal::to_problem`].
+    /// Makes the response to a refusal. Default: [`Refusal::to_problem`], and
+    /// [`Refusal::to_grpc`] for gRPC requests.
+    ///
+    /// The responder sees the head of the request, so that it can echo the key or name the
+    /// request. It is kept, as a copy, while the handler runs. Each response gets
+    /// [`IDEMPOTENCY_REFUSED`](crate::IDEMPOTENCY_REFUSED), and `Cache-Control: no-store` where
+    /// the responder says nothing else.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
-    /// use bytes::Bytes;
-    /// use http::Response;
-    /// use tower_idempotency::{IdempotencyLayer, Refusal, store::MemoryStore};
+    /// use http::request::Parts;
+    /// use tower_idempotency::{IDEMPOTENCY_KEY, IdempotencyLayer, Refusal, store::MemoryStore};
     ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new()).on_refusal(|refusal: &Refusal| {
-    ///     let mut response = Response::new(Bytes::from(format!("no: {}\n", refusal.detail())));
-    ///     *response.status_mut() = refusal.reason().status();
+    /// let respond = |refusal: &Refusal, request: &Parts| {
+    ///     let mut response = refusal.to_response(request);
+    ///     if let Some(key) = request.headers.get(IDEMPOTENCY_KEY) {
+    ///         response.headers_mut().insert(IDEMPOTENCY_KEY, key.clone());
+    ///     }
     ///     response
-    /// });
+    /// };
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).on_refusal(respond);
     /// # }
     /// ```
     #[must_use]
     pub fn on_refusal(
         self,
-        respond: impl Fn(&Refusal) -> Response<Bytes> + Send + Sync + 'static,
+        respond: impl Fn(&Refusal, &Parts) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        self.set(|settings| settings.responder = Responder::Application(Arc::new(respond)))
+        self.set(|settings| settings.responder = Responder::application(respond))
     }
 
     /// Whether a request runs unprotected while the store cannot be reached. Its response then
     /// says so, in [`IDEMPOTENCY_UNPROTECTED`](crate::IDEMPOTENCY_UNPROTECTED). Default: `false`,
     /// it is refused with 503 `store-unavailable` and does not run.
+    ///
+    /// Such a run has its key and an [`Attempt`](crate::Attempt) as any other, counts among the
+    /// [runs](Self::max_runs), and is finished when its client goes.
     ///
     /// A store that is full, or a record that is damaged, is refused in any case: there, the
     /// operation may have run already.
@@ -433,6 +486,39 @@ impl<St: Store> IdempotencyLayer<St> {
         self.shared.executor.handle()
     }
 
+    /// Carries along what the layers outside keep around a future, such as task-locals or the
+    /// context of OpenTelemetry. Default: nothing is; the current [`tracing::Span`] is in any case.
+    ///
+    /// A run is polled where its request is, until its client goes; then it is finished by a task of
+    /// its own, where nothing is around it any more. `carry` is called once for each run, before
+    /// the run is polled first and in the context of its request, and gives back the run with
+    /// around it what it needs. It must not put a deadline on it: a run that has begun is to end.
+    /// If it panics or drops the run, the run goes on without the context.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{IdempotencyLayer, store::MemoryStore};
+    ///
+    /// tokio::task_local! {
+    ///     static TENANT: String;
+    /// }
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).carry_context(|run| {
+    ///     match TENANT.try_with(Clone::clone) {
+    ///         Ok(tenant) => Box::pin(TENANT.scope(tenant, run)),
+    ///         Err(_) => run,
+    ///     }
+    /// });
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn carry_context(
+        self,
+        carry: impl Fn(RunFuture) -> RunFuture + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|settings| settings.carry = Some(Carry::new(carry)))
+    }
+
     /// What the requests run on.
     pub fn executor(&self) -> &Executor<St> {
         &self.shared.executor
@@ -479,6 +565,14 @@ impl<St: Store> IdempotencyLayer<St> {
     }
 }
 
+/// Whether a service of this process is behind a layer.
+static LAYERED: AtomicBool = AtomicBool::new(false);
+
+#[cfg(feature = "axum")]
+pub(crate) fn is_layered() -> bool {
+    LAYERED.load(Ordering::Relaxed)
+}
+
 impl<St> Clone for IdempotencyLayer<St> {
     fn clone(&self) -> Self {
         Self {
@@ -491,6 +585,8 @@ impl<S: Clone, St: Store> Layer<S> for IdempotencyLayer<St> {
     type Service = Idempotency<S, St>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        LAYERED.store(true, Ordering::Relaxed);
+        self.shared.tell_misuse();
         Idempotency::new(inner, Arc::clone(&self.shared))
     }
 }

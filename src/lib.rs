@@ -13,6 +13,7 @@ mod fingerprint;
 mod key;
 mod layer;
 mod leb128;
+mod misuse;
 mod outcome;
 mod policy;
 mod problem;
@@ -43,8 +44,8 @@ pub use crate::key::{
 };
 pub use crate::layer::IdempotencyLayer;
 pub use crate::outcome::{
-    EXPOSED_HEADERS, IDEMPOTENCY_EXPIRES, IDEMPOTENCY_FIRST_SEEN, IDEMPOTENCY_UNPROTECTED,
-    IDEMPOTENT_REPLAYED, Outcome,
+    EXPOSED_HEADERS, IDEMPOTENCY_EXPIRES, IDEMPOTENCY_FIRST_SEEN, IDEMPOTENCY_REFUSED,
+    IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome,
 };
 pub use crate::policy::{
     CapturedResponse, End, Orphan, Orphaned, Reconcile, Reconciled, Recording, RecordingOverride,
@@ -53,4 +54,4 @@ pub use crate::policy::{
 pub use crate::problem::{Refusal, RefusalReason};
 pub use crate::request::{FingerprintSource, KeyFunction, KeySource};
 pub use crate::response::{Answer, DamagedAnswer, StoredResponse, UNSTORED_HEADERS};
-pub use crate::service::{Idempotency, ResponseFuture};
+pub use crate::service::{Idempotency, ResponseFuture, RunFuture};

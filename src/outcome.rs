@@ -28,12 +28,23 @@ pub const IDEMPOTENCY_EXPIRES: HeaderName = HeaderName::from_static("idempotency
 /// could not be reached; see [`fail_open`](crate::IdempotencyLayer::fail_open).
 pub const IDEMPOTENCY_UNPROTECTED: HeaderName = HeaderName::from_static("idempotency-unprotected");
 
+/// `Idempotency-Refused: <code>` stands on every refusal, also on those that the application
+/// words itself, with the [code](RefusalReason::code) of its reason. A gateway, and another of
+/// these layers, tell by it that this layer has answered and not the handler.
+pub const IDEMPOTENCY_REFUSED: HeaderName = HeaderName::from_static("idempotency-refused");
+
+/// Names the attempt that is in progress, by a digest, on refusals from a store that other
+/// processes share: a gateway whose own attempt it is tells by it that the service within claims
+/// the same record.
+pub(crate) const IDEMPOTENCY_HOLDER: HeaderName = HeaderName::from_static("idempotency-holder");
+
 /// The response headers that a browser may read only if `Access-Control-Expose-Headers` names
 /// them: for tower-http, `CorsLayer::new().expose_headers(EXPOSED_HEADERS)`.
-pub const EXPOSED_HEADERS: [HeaderName; 6] = [
+pub const EXPOSED_HEADERS: [HeaderName; 7] = [
     IDEMPOTENCY_EXPIRES,
     IDEMPOTENCY_FIRST_SEEN,
     IDEMPOTENCY_KEY,
+    IDEMPOTENCY_REFUSED,
     IDEMPOTENCY_UNPROTECTED,
     IDEMPOTENT_REPLAYED,
     RETRY_AFTER,

@@ -1,15 +1,17 @@
 //! The settings of the layer that concern HTTP.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Method, Request};
 
 use crate::executor::{Executor, Room};
 use crate::policy::Recording;
-use crate::problem::Responder;
+use crate::problem::{Responder, is_grpc};
 use crate::request::{Identification, Look};
+use crate::service::Carry;
 use crate::store::Store;
 
 /// Everything that the services of one layer share.
@@ -17,6 +19,18 @@ use crate::store::Store;
 pub(crate) struct Shared<St> {
     pub(crate) executor: Executor<St>,
     pub(crate) settings: Settings,
+    /// Whether it was told what is wrong with them.
+    pub(crate) told: Once,
+}
+
+impl<St> Shared<St> {
+    pub(crate) fn new(executor: Executor<St>, settings: Settings) -> Self {
+        Self {
+            executor,
+            settings,
+            told: Once::new(),
+        }
+    }
 }
 
 impl<St: Store> Shared<St> {
@@ -28,10 +42,7 @@ impl<St: Store> Shared<St> {
 
 impl<St> Clone for Shared<St> {
     fn clone(&self) -> Self {
-        Self {
-            executor: self.executor.clone(),
-            settings: self.settings.clone(),
-        }
+        Self::new(self.executor.clone(), self.settings.clone())
     }
 }
 
@@ -41,6 +52,10 @@ pub(crate) struct Settings {
     pub(crate) filter: Option<Arc<Filter>>,
     pub(crate) identification: Identification,
     pub(crate) key_required: bool,
+    /// gRPC methods that are guarded, as paths; `None`: all.
+    pub(crate) grpc_methods: Option<Vec<String>>,
+    pub(crate) body_idle: Duration,
+    pub(crate) request_timeout: Duration,
     pub(crate) max_request_body: usize,
     pub(crate) max_buffered: usize,
     pub(crate) recording: Recording,
@@ -48,6 +63,7 @@ pub(crate) struct Settings {
     pub(crate) report_times: bool,
     pub(crate) report_outcome: bool,
     pub(crate) responder: Responder,
+    pub(crate) carry: Option<Carry>,
 }
 
 type Filter = dyn Fn(&Parts) -> bool + Send + Sync;
@@ -59,6 +75,9 @@ impl Default for Settings {
             filter: None,
             identification: Identification::default(),
             key_required: false,
+            grpc_methods: None,
+            body_idle: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(5 * 60),
             max_request_body: 1 << 20,
             max_buffered: 256 << 20,
             recording: Recording::default(),
@@ -66,6 +85,7 @@ impl Default for Settings {
             report_times: false,
             report_outcome: false,
             responder: Responder::default(),
+            carry: None,
         }
     }
 }
@@ -86,6 +106,9 @@ impl Settings {
     /// Whether the application wants a request guarded.
     pub(crate) fn is_picked(&self, parts: &Parts) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter(parts))
+            && self.grpc_methods.as_ref().is_none_or(|methods| {
+                !is_grpc(&parts.headers) || methods.iter().any(|path| path == parts.uri.path())
+            })
     }
 
     /// The longest body that a request may have: a longer one would not fit in at any time.
@@ -101,6 +124,9 @@ impl fmt::Debug for Settings {
             .field("is_filtered", &self.filter.is_some())
             .field("identification", &self.identification)
             .field("key_required", &self.key_required)
+            .field("grpc_methods", &self.grpc_methods)
+            .field("body_idle", &self.body_idle)
+            .field("request_timeout", &self.request_timeout)
             .field("max_request_body", &self.max_request_body)
             .field("max_buffered", &self.max_buffered)
             .field("recording", &self.recording)
@@ -108,6 +134,7 @@ impl fmt::Debug for Settings {
             .field("report_times", &self.report_times)
             .field("report_outcome", &self.report_outcome)
             .field("responder", &self.responder)
+            .field("carry", &self.carry)
             .finish()
     }
 }

@@ -20,6 +20,12 @@ use super::chunks::Chunks;
 /// [`UnsyncBoxBody`](http_body_util::combinators::UnsyncBoxBody), and easily for every other
 /// body that hides what is in it. For those that cannot hold anything else, such as hyper's
 /// `Incoming`, there is [`GuardedBody`](crate::GuardedBody).
+#[diagnostic::on_unimplemented(
+    message = "the idempotency layer cannot make a body of type `{Self}` from one that it has read",
+    label = "this body cannot hold what was read of another",
+    note = "for hyper's `Incoming`, `Full<Bytes>` and others that cannot hold anything else, use `IdempotencyLayer::for_any_body()`",
+    note = "for a body that hides what is in it, implement `tower_idempotency::FromBuffered`"
+)]
 pub trait FromBuffered: Body<Data = Bytes> + Unpin + Sized {
     /// Makes a body that gives what `buffered` gives.
     fn from_buffered(buffered: BufferedBody<Self>) -> Self;

@@ -110,6 +110,11 @@ impl Collector {
         self.length - self.chunks.taken.bytes()
     }
 
+    /// How many bytes were read, up to the limit.
+    pub(crate) const fn length(&self) -> usize {
+        self.length
+    }
+
     pub(crate) fn chunks(&self) -> &Chunks {
         &self.chunks
     }

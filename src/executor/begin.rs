@@ -1,5 +1,6 @@
 //! From a key to a lease, an answer, or a reason why there is neither.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -13,6 +14,7 @@ use super::wait::SharedEnd;
 use super::{Attempt, Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::Orphan;
 use crate::record::{
@@ -31,6 +33,8 @@ pub(crate) struct Claimant {
     accepted: Vec<Identity>,
     earlier: Option<Box<Earlier>>,
     pub(super) owner: Owner,
+    /// The attempt that its request runs under already.
+    within: Option<Owner>,
 }
 
 impl Claimant {
@@ -56,6 +60,7 @@ impl Claimant {
             accepted,
             earlier: None,
             owner: Owner::new(now)?,
+            within: None,
         })
     }
 
@@ -63,6 +68,15 @@ impl Claimant {
     pub(crate) fn known_earlier_as(mut self, earlier: Earlier) -> Self {
         self.earlier = Some(Box::new(earlier));
         self
+    }
+    /// The same, of a request that runs under an attempt already.
+    pub(crate) fn within(mut self, attempt: Option<Owner>) -> Self {
+        self.within = attempt;
+        self
+    }
+
+    pub(crate) const fn fingerprint(&self) -> Fingerprint {
+        self.identity.request
     }
 }
 
@@ -73,6 +87,8 @@ pub(crate) enum Begun {
     /// The end of the run that it waited for, which is not recorded.
     Shared(SharedEnd),
     Refused(Conflict),
+    /// The key is held by the attempt that the request runs under already.
+    Within,
 }
 
 /// The right to run, counted.
@@ -89,8 +105,8 @@ impl Held {
         self.lease.attempt == 1
     }
 
-    pub(crate) fn attempt(&self, key: IdempotencyKey) -> Attempt {
-        Attempt::new(key, &self.lease, self.alive.living())
+    pub(crate) const fn fingerprint(&self) -> Fingerprint {
+        self.lease.identity.request
     }
 
     pub(crate) const fn owner(&self) -> Owner {
@@ -118,6 +134,7 @@ impl InFlight {
         let left = self.lease.deadline.since(now);
         Conflict::InProgress {
             retry_after: so_far.min(left).max(Duration::from_secs(1)),
+            owner: Some(self.lease.owner),
         }
     }
 }
@@ -131,6 +148,7 @@ impl<St: Store> Executor<St> {
         key: &RecordKey,
         identity: Identity,
         accepted: &[Identity],
+        within: Option<Owner>,
     ) -> Option<Begun> {
         let now = self.now();
         let entered = self.enter().ok()?;
@@ -145,6 +163,9 @@ impl<St: Store> Executor<St> {
         let claim = self.shared.store.try_claim(&request)?;
         match classify(claim, &request, entered, self.living_here()) {
             Claimed::Begun(begun) => Some(begun),
+            Claimed::InProgress(in_flight) if self.is_within(&in_flight, within) => {
+                Some(Begun::Within)
+            }
             Claimed::InProgress(_) if !self.shared.settings.wait.is_zero() => None,
             Claimed::InProgress(in_flight) => Some(Begun::Refused(in_flight.conflict(now))),
         }
@@ -173,6 +194,9 @@ impl<St: Store> Executor<St> {
             if claimant.is_work() && in_flight.lease.identity.recipe != Identity::WORK {
                 return Begun::Refused(Conflict::KeyOfRequest);
             }
+            if self.is_within(&in_flight, claimant.within) {
+                return Begun::Within;
+            }
             if stage.is_left() {
                 // Nobody waits for the run in flight any more.
                 return Begun::Refused(Conflict::Left);
@@ -188,6 +212,31 @@ impl<St: Store> Executor<St> {
             // busy.
             sleep(BREATH).await;
         }
+    }
+
+    /// Whether the attempt in flight is the one that the request runs under already.
+    fn is_within(&self, in_flight: &InFlight, within: Option<Owner>) -> bool {
+        within.is_some_and(|owner| {
+            owner == in_flight.lease.owner && self.living_here().contains(owner)
+        })
+    }
+
+    /// What the handler of an attempt sees of it.
+    pub(crate) fn attempt(&self, held: &Held, key: IdempotencyKey) -> Attempt {
+        Attempt::new(key, &held.lease, held.alive.living(), self.store_address())
+    }
+
+    /// The owner of the attempt that a request runs under, and whether it holds `key` here.
+    pub(crate) fn held_by(&self, attempt: &Attempt, key: &RecordKey) -> (Option<Owner>, bool) {
+        let is_here = attempt.store() == Some(self.store_address())
+            && attempt.key().record_key() == key
+            && self.living_here().contains(attempt.owner());
+        (Some(attempt.owner()), is_here)
+    }
+
+    /// Tells the store from every other that is there.
+    fn store_address(&self) -> usize {
+        Arc::as_ptr(&self.shared.store).cast::<()>().addr()
     }
 
     /// Looks whether work may begin under a lease that was granted.
@@ -206,6 +255,7 @@ impl<St: Store> Executor<St> {
             Box::pin(self.undo(held)).await;
             return Begun::Refused(Conflict::InProgress {
                 retry_after: Duration::from_secs(1),
+                owner: None,
             });
         }
         if self.reconciles(&held) {

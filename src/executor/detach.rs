@@ -49,8 +49,7 @@ impl<T: Send + 'static> Future for Detached<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         self.in_poll = true;
         let Some(future) = &mut self.future else {
-            // Polled again after it was ready: there is nothing left to give.
-            return Poll::Pending;
+            panic!("`ResponseFuture` polled after completion");
         };
         let polled = future.as_mut().poll(cx);
         self.in_poll = false;
@@ -111,17 +110,17 @@ impl Stage {
     }
 
     /// From here on the key may be ours: a claim is on its way, or was granted.
-    pub(super) fn may_hold(&self) {
+    pub(crate) fn may_hold(&self) {
         self.may_hold.store(true, Ordering::SeqCst);
     }
 
     /// The key is another's: nothing is lost if the future is dropped.
-    pub(super) fn holds_nothing(&self) {
+    pub(crate) fn holds_nothing(&self) {
         self.may_hold.store(false, Ordering::SeqCst);
     }
 
     /// Whether the one who wanted the output has gone.
-    pub(super) fn is_left(&self) -> bool {
+    pub(crate) fn is_left(&self) -> bool {
         self.left.load(Ordering::SeqCst)
     }
 

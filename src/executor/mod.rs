@@ -29,6 +29,7 @@ pub(crate) use self::detach::{Detached, Stage, is_detached};
 pub use self::end::Recorded;
 pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
 use self::heart::Heart;
+use self::living::Alive;
 #[cfg_attr(
     not(feature = "test-util"),
     expect(unreachable_pub, reason = "only tests have several")
@@ -40,8 +41,8 @@ use self::plain::{PlainWork, replayed};
 pub(crate) use self::previous::Earlier;
 pub(crate) use self::room::{Room, Taken};
 pub(crate) use self::run::{Run, Work};
-use self::runs::Runs;
 pub use self::runs::{Handle, Stats};
+use self::runs::{Permit, Runs};
 use self::wait::Lookouts;
 pub(crate) use self::wait::{SharedEnd, What};
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -49,7 +50,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::IdempotencyKey;
 use crate::policy::{End, ErrorClasses, Orphan};
-use crate::record::Identity;
+use crate::record::{Identity, Owner};
 use crate::response::{Answer, Sieve};
 use crate::store::Store;
 
@@ -156,7 +157,11 @@ impl<St: Store> Executor<St> {
     /// soon a crash is noticed, not how long work may last.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
-        self.set(|settings| settings.lease = lease.max(Duration::from_millis(10)))
+        const LEAST: Duration = Duration::from_millis(10);
+        if lease < LEAST {
+            tracing::warn!(?lease, least = ?LEAST, "`lease` is too short; the least is taken");
+        }
+        self.set(|settings| settings.lease = lease.max(LEAST))
     }
 
     /// How long an answer is remembered, counted from its completion. Default: 24 h, as Stripe
@@ -369,7 +374,7 @@ impl<St: Store> Executor<St> {
         let run = Detached::new(self.runs(), Some(Arc::clone(&stage)), async move {
             match executor.begin(&claimant, &stage).await {
                 Begun::Held(held) => {
-                    let attempt = held.attempt(claimant.key.clone());
+                    let attempt = executor.attempt(&held, claimant.key.clone());
                     let owner = held.owner();
                     let work = async move { work(attempt).await };
                     let work = PlainWork::new(executor, owner, work);
@@ -379,9 +384,38 @@ impl<St: Store> Executor<St> {
                 // Results that are not recorded are not shared.
                 Begun::Shared(_) => Err(Conflict::NothingDone.into()),
                 Begun::Refused(conflict) => Err(conflict.into()),
+                // It names no attempt that it runs under.
+                Begun::Within => Err(Conflict::Left.into()),
             }
         });
         run.await
+    }
+
+    /// How long answers are remembered, and how long they should be at the least: one that is
+    /// forgotten before a lease has lapsed may be asked for by a retry that is still on its way.
+    pub(crate) fn retention_and_least(&self) -> (Duration, Duration) {
+        let settings = &self.shared.settings;
+        let least = settings.lease.saturating_add(settings.clock_skew);
+        (settings.retention, least)
+    }
+
+    /// Counts work that runs without a lease, because the store cannot be reached.
+    pub(crate) fn enter_unprotected(
+        &self,
+        key: IdempotencyKey,
+        fingerprint: Fingerprint,
+    ) -> Result<Unprotected, Conflict> {
+        let entered = self.shared.runs.enter(self.shared.settings.max_runs)?;
+        let now = self.now();
+        let owner = Owner::new(now).map_err(Conflict::Store)?;
+        let living = self.living_here();
+        Ok(Unprotected {
+            attempt: Attempt::unprotected(key, fingerprint, now, owner, living),
+            counted: Counted {
+                _alive: living.enter(owner),
+                _permit: entered.hold(),
+            },
+        })
     }
 
     /// Where its runs are counted.
@@ -448,9 +482,22 @@ impl<St: Store> Executor<St> {
     }
 }
 
+/// Work that runs without a lease, counted.
+pub(crate) struct Unprotected {
+    pub(crate) attempt: Attempt,
+    /// To be kept as long as it runs.
+    pub(crate) counted: Counted,
+}
+
+/// Counts work among the runs and its attempt among the living.
+pub(crate) struct Counted {
+    _alive: Alive,
+    _permit: Permit,
+}
+
 /// The moment `duration` from now; a time that no clock will see when that is past what a clock
 /// can say.
-fn after(duration: Duration) -> Instant {
+pub(crate) fn after(duration: Duration) -> Instant {
     const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
     let now = Instant::now();
     now.checked_add(duration).unwrap_or_else(|| now + YEARS)

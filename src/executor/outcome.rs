@@ -22,10 +22,12 @@ pub struct Attempt {
     created_at: Timestamp,
     owner: Owner,
     living: Living,
+    /// The address of the store that its lease is in; `None` when it has no lease.
+    store: Option<usize>,
 }
 
 impl Attempt {
-    pub(super) fn new(key: IdempotencyKey, lease: &Lease, living: Living) -> Self {
+    pub(super) fn new(key: IdempotencyKey, lease: &Lease, living: Living, store: usize) -> Self {
         Self {
             key,
             fingerprint: lease.identity.request,
@@ -34,7 +36,36 @@ impl Attempt {
             created_at: lease.created_at,
             owner: lease.owner,
             living,
+            store: Some(store),
         }
+    }
+
+    /// An attempt that no record knows of, with a token as a first attempt has it.
+    pub(super) fn unprotected(
+        key: IdempotencyKey,
+        fingerprint: Fingerprint,
+        now: Timestamp,
+        owner: Owner,
+        living: Living,
+    ) -> Self {
+        Self {
+            key,
+            fingerprint,
+            token: FencingToken::from_u64(now.as_micros()),
+            number: 1,
+            created_at: now,
+            owner,
+            living,
+            store: None,
+        }
+    }
+
+    pub(super) const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(super) const fn store(&self) -> Option<usize> {
+        self.store
     }
 
     /// The key.
@@ -310,7 +341,7 @@ impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
 impl<E> From<Conflict> for RunError<E> {
     fn from(conflict: Conflict) -> Self {
         match conflict {
-            Conflict::InProgress { retry_after } => Self::InProgress { retry_after },
+            Conflict::InProgress { retry_after, .. } => Self::InProgress { retry_after },
             Conflict::OutcomeUnknown { first_seen, .. } => Self::OutcomeUnknown {
                 first_seen,
                 retry_after: None,
@@ -339,6 +370,8 @@ impl<E> From<Conflict> for RunError<E> {
 pub(crate) enum Conflict {
     InProgress {
         retry_after: Duration,
+        /// Whose lease it is, where that is known.
+        owner: Option<Owner>,
     },
     /// For good, or until an operator sees to it.
     OutcomeUnknown {

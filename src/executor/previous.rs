@@ -72,6 +72,7 @@ impl<St: Store> Executor<St> {
             (Decision::Replay | Decision::InProgress | Decision::Own | Decision::Orphaned, _) => {
                 Begun::Refused(Conflict::InProgress {
                     retry_after: Duration::from_secs(1),
+                    owner: None,
                 })
             }
         };

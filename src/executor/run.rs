@@ -86,8 +86,7 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             return Poll::Ready(this.work.give(settled));
         }
         let Some(leased) = this.leased else {
-            // Polled again after it was ready: there is nothing left to give.
-            return Poll::Pending;
+            panic!("a run polled after completion");
         };
         let owner = leased.held.lease.owner;
         let polled = catch_unwind(AssertUnwindSafe(|| this.work.as_mut().poll(cx)));

@@ -203,7 +203,7 @@ impl<St: Store> Executor<St> {
                 what: What::Recorded(completed.clone()),
             })),
             Begun::Shared(end) => Some(News::Found(end.clone())),
-            Begun::Refused(_) => None,
+            Begun::Refused(_) | Begun::Within => None,
         };
         if let Some(news) = news {
             lookout.tell(news);

@@ -1,10 +1,9 @@
 //! What a refusal of a layer of this crate further in says of its operation.
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderMap;
 
 use super::End;
-
-const IDEMPOTENCY_REFUSED: HeaderName = HeaderName::from_static("idempotency-refused");
+use crate::outcome::IDEMPOTENCY_REFUSED;
 
 /// Returns the class of a response that is such a refusal, where its code says more than its
 /// status.

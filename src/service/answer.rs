@@ -3,35 +3,55 @@
 use bytes::Bytes;
 use http::Response;
 use http::header::HeaderValue;
+use http::request::Parts;
 
 use crate::body::{BufferedBody, FromBuffered};
+use crate::digest::{Digest, Domain, hex};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::executor::{Conflict, Settled, SharedEnd, What};
-use crate::outcome::{IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, mark, report_times};
-use crate::problem::Refusal;
-use crate::record::Completed;
+use crate::outcome::{
+    IDEMPOTENCY_HOLDER, IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, mark, report_times,
+};
+use crate::problem::{Kept, Refusal, RefusalReason};
+use crate::record::{Completed, Owner};
 use crate::response::{Answer, StoredResponse};
 use crate::settings::Shared;
 use crate::store::Store;
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
+/// Whose request is answered.
+#[derive(Clone, Copy)]
+pub(super) enum Asked<'a> {
+    /// Its handler has not got it.
+    Here(&'a Parts),
+    /// Its handler has it.
+    Given(&'a Kept),
+}
+
 impl<St: Store> Shared<St> {
     /// The recorded answer, or why there is none to give.
-    pub(super) fn replay<RB: FromBuffered>(&self, completed: &Completed) -> Response<RB> {
+    pub(super) fn replay<RB: FromBuffered>(
+        &self,
+        completed: &Completed,
+        asked: Asked<'_>,
+    ) -> Response<RB> {
         let stored = match Answer::decode(&completed.payload) {
             Ok(Answer::Response(stored)) => stored,
-            Ok(Answer::NotStored { summary, .. }) => {
-                return self.refuse(&Refusal::response_not_stored(summary));
+            Ok(Answer::NotStored { status, summary }) => {
+                let refusal = Refusal::response_not_stored(summary)
+                    .with_first_status(status)
+                    .with_first_seen(completed.created_at);
+                return self.refuse(&refusal, asked);
             }
             Ok(Answer::Value(_)) => {
                 let error = StoreError::new(
                     StoreErrorKind::Damaged,
                     "the recorded answer is not that of an HTTP request",
                 );
-                return self.refuse(&error.into());
+                return self.refuse(&error.into(), asked);
             }
-            Err(damage) => return self.refuse(&StoreError::from(damage).into()),
+            Err(damage) => return self.refuse(&StoreError::from(damage).into(), asked),
         };
         let mut response = made_again(stored);
         mark(response.headers_mut(), IDEMPOTENT_REPLAYED, TRUE);
@@ -46,11 +66,15 @@ impl<St: Store> Shared<St> {
     }
 
     /// The response of the run that a request waited for, which is not recorded.
-    pub(super) fn share<RB: FromBuffered>(&self, end: &SharedEnd) -> Response<RB> {
+    pub(super) fn share<RB: FromBuffered>(
+        &self,
+        end: &SharedEnd,
+        asked: Asked<'_>,
+    ) -> Response<RB> {
         let payload = match &end.what {
             What::Response(payload) => payload,
-            What::Recorded(completed) => return self.replay(completed),
-            What::Nothing { .. } => return self.refuse(&Conflict::NothingDone.into()),
+            What::Recorded(completed) => return self.replay(completed, asked),
+            What::Nothing { .. } => return self.refuse(&Conflict::NothingDone.into(), asked),
         };
         match Answer::decode(payload) {
             Ok(Answer::Response(stored)) => {
@@ -58,7 +82,7 @@ impl<St: Store> Shared<St> {
                 mark(response.headers_mut(), IDEMPOTENT_REPLAYED, TRUE);
                 self.told(response, Outcome::Replayed)
             }
-            _ => self.refuse(&Conflict::NothingDone.into()),
+            _ => self.refuse(&Conflict::NothingDone.into(), asked),
         }
     }
 
@@ -66,6 +90,7 @@ impl<St: Store> Shared<St> {
     pub(super) fn settled<RB: FromBuffered, E>(
         &self,
         settled: Settled<Result<Response<RB>, E>>,
+        kept: &Kept,
     ) -> Result<Response<RB>, E> {
         match settled {
             Settled::Value {
@@ -81,25 +106,52 @@ impl<St: Store> Shared<St> {
                 }
                 self.told(response, Outcome::Executed(recorded))
             }),
-            Settled::Superseded(completed) => Ok(self.replay(&completed)),
+            Settled::Superseded(completed) => Ok(self.replay(&completed, Asked::Given(kept))),
             Settled::Withheld(conflict, recorded) => {
-                let response = self.refuse(&conflict.into());
+                let response = self.refuse(&conflict.into(), Asked::Given(kept));
                 Ok(self.told(response, Outcome::Executed(recorded)))
             }
         }
     }
 
-    pub(super) fn refuse<RB: FromBuffered>(&self, refusal: &Refusal) -> Response<RB> {
+    pub(super) fn refuse<RB: FromBuffered>(
+        &self,
+        refusal: &Refusal,
+        asked: Asked<'_>,
+    ) -> Response<RB> {
         if let Some(error) = refusal.store_error() {
-            tracing::warn!(
-                error = error as &(dyn std::error::Error + 'static),
-                kind = ?error.kind(),
-                "a request was refused, for its idempotency record cannot be reached"
+            log(error, refusal.reason());
+        }
+        let responder = &self.settings.responder;
+        let response = match asked {
+            Asked::Here(parts) => responder.respond(refusal, parts),
+            Asked::Given(kept) => responder.respond_kept(refusal, kept),
+        };
+        let mut response = response.map(|body| whole(body, None));
+        if let Some(holder) = refusal.holder()
+            && self.executor.store().is_shared()
+        {
+            mark(response.headers_mut(), IDEMPOTENCY_HOLDER, tag(holder));
+        }
+        self.told(response, Outcome::Refused(refusal.reason()))
+    }
+
+    /// Whether a response says that the attempt of `owner` is in progress, to that attempt itself:
+    /// the service within has a layer, too, and claimed the same record.
+    pub(super) fn is_met_again<RB>(&self, response: &Response<RB>, owner: Owner) -> bool {
+        if !self.executor.store().is_shared() {
+            return false;
+        }
+        let is_met = response
+            .headers()
+            .get(IDEMPOTENCY_HOLDER)
+            .is_some_and(|holder| *holder == tag(owner));
+        if is_met {
+            tracing::error!(
+                "a request met its own idempotency record in the service within; services that share a store need a `namespace` each"
             );
         }
-        let response = self.settings.responder.respond(refusal);
-        let response = response.map(|body| whole(body, None));
-        self.told(response, Outcome::Refused(refusal.reason()))
+        is_met
     }
 
     /// Marks the response of a request that ran without protection.
@@ -125,6 +177,26 @@ impl<St: Store> Shared<St> {
                 StoreErrorKind::Unavailable | StoreErrorKind::Unusable
             )
     }
+}
+
+/// Tells operators of a fault of the store; as an error if it does not pass by itself.
+fn log(error: &StoreError, reason: RefusalReason) {
+    let kind = error.kind();
+    let error: &(dyn std::error::Error + 'static) = error;
+    match reason {
+        RefusalReason::StoreBroken => {
+            tracing::error!(error, ?kind, %reason, "a request was refused");
+        }
+        _ => tracing::warn!(error, ?kind, %reason, "a request was refused"),
+    }
+}
+
+/// Names an attempt to those who know its owner, and tells others nothing.
+fn tag(owner: Owner) -> HeaderValue {
+    let mut digest = Digest::new(Domain::Holder);
+    digest.raw(owner.as_bytes());
+    let tag = hex(&digest.finish()[..8]);
+    HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn made_again<RB: FromBuffered>(stored: StoredResponse) -> Response<RB> {

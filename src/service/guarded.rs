@@ -1,6 +1,7 @@
 //! One guarded request, from its read body to its answer.
 
 use std::error::Error;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,9 +10,13 @@ use http::{Request, Response};
 use http_body_util::LengthLimitError;
 use tower_service::Service;
 
+use super::answer::Asked;
+use super::carried::Carried;
 use super::work::HandlerWork;
-use crate::body::{Collector, FromBuffered, Rest, Stop};
-use crate::executor::{Begun, Claimant, Conflict, Detached, Held, Stage};
+use crate::body::{Collector, Drain, FromBuffered, Patience, Rest, Stop};
+use crate::error::StoreError;
+use crate::executor::{Attempt, Begun, Claimant, Conflict, Detached, Held, Stage, Unprotected};
+use crate::fingerprint::Fingerprint;
 use crate::key::IdempotencyKey;
 use crate::problem::{BoxError, Refusal, RefusalReason};
 use crate::record::Identity;
@@ -25,14 +30,24 @@ pub(super) struct Guarded<S, B, St> {
     parts: Parts,
     body: B,
     read: Collector,
+    patience: Patience,
     inner: S,
     shared: Arc<Shared<St>>,
+}
+
+/// How the reading of a body ended.
+pub(super) enum Read<E> {
+    Stopped(Stop<E>),
+    /// It did not come in time.
+    TimedOut,
 }
 
 /// What becomes of a request whose body was read.
 pub(super) enum Decided<RB> {
     /// There is an answer already.
     Answered(Response<RB>),
+    /// There is an answer, and the body was not read to its end.
+    Unread(Response<RB>),
     Goes(Goes),
 }
 
@@ -41,7 +56,7 @@ pub(super) enum Goes {
     /// It has no key.
     Passing,
     /// The store cannot be reached.
-    Unprotected,
+    Unprotected(Unprotected),
     Held(Held, IdempotencyKey),
     /// The business system has to be asked what an attempt before this one has done.
     Orphaned(Held, IdempotencyKey),
@@ -50,13 +65,12 @@ pub(super) enum Goes {
 }
 
 /// What a request waits for on its way to the handler and back.
-pub(super) enum Next<F, St, Response, E>
+pub(super) enum Next<S, B, Response, E>
 where
     Response: Send + 'static,
     E: Send + 'static,
 {
-    Passing(F),
-    Unprotected(F, Arc<Shared<St>>),
+    Passing(S, Request<B>),
     Running(Detached<Result<Response, E>>),
 }
 
@@ -68,39 +82,66 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         inner: S,
         shared: Arc<Shared<St>>,
     ) -> Self {
+        let settings = &shared.settings;
         Self {
             look,
             parts,
             body,
-            read: Collector::new(shared.settings.longest_request_body()),
+            read: Collector::new(settings.longest_request_body()),
+            patience: Patience::new(settings.body_idle, settings.request_timeout),
             inner,
             shared,
         }
     }
 
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Stop<B::Error>> {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Read<B::Error>> {
         let room = self.shared.room();
-        self.read.poll(&mut self.body, Some(room), cx)
+        match self.read.poll(&mut self.body, Some(room), cx) {
+            Poll::Ready(stop) => Poll::Ready(Read::Stopped(stop)),
+            Poll::Pending => {
+                let waited = self.patience.poll(self.read.length(), cx);
+                waited.map(|()| Read::TimedOut)
+            }
+        }
     }
 
     /// Decides by what was read, and claims the key if that can be done without waiting.
     ///
     /// The request stays where it is: most that are answered here are answered for good.
-    pub(super) fn decide<RB: FromBuffered>(&self, stop: Stop<B::Error>) -> Decided<RB>
+    pub(super) fn decide<RB: FromBuffered>(&self, read: Read<B::Error>) -> Decided<RB>
     where
         B::Error: Into<BoxError>,
     {
-        let read = match stop {
-            Stop::End => self.claim(),
-            Stop::TooLarge => Err(too_large(&self.shared)),
-            Stop::Full => Err(Refusal::buffers_full()),
-            Stop::Error(error) => Err(unreadable(&*error.into(), &self.shared)),
+        let asked = Asked::Here(&self.parts);
+        let refusal = match read {
+            Read::Stopped(Stop::End) => {
+                let claimed = self.claim();
+                return claimed.unwrap_or_else(|refusal| {
+                    Decided::Answered(self.shared.refuse(&refusal, asked))
+                });
+            }
+            Read::Stopped(Stop::TooLarge) => too_large(&self.shared),
+            Read::Stopped(Stop::Full) => Refusal::buffers_full(),
+            Read::Stopped(Stop::Error(error)) => unreadable(&*error.into(), &self.shared),
+            // It had its time.
+            Read::TimedOut => {
+                let refusal = Refusal::request_timeout();
+                return Decided::Answered(self.shared.refuse(&refusal, asked));
+            }
         };
-        read.unwrap_or_else(|refusal| Decided::Answered(self.shared.refuse(&refusal)))
+        Decided::Unread(self.shared.refuse(&refusal, asked))
+    }
+
+    /// What is left of the body, to be discarded.
+    pub(super) fn drain(self) -> Option<Drain<B>> {
+        let has_begun = self.read.length() > 0 || self.patience.is_armed();
+        Drain::new(&self.parts, self.body, has_begun)
     }
 
     fn claim<RB: FromBuffered>(&self) -> Result<Decided<RB>, Refusal> {
-        let Shared { executor, settings } = &*self.shared;
+        let Shared {
+            executor, settings, ..
+        } = &*self.shared;
         let identification = &settings.identification;
         let identified = identification.identify(&self.look, &self.parts, self.read.chunks())?;
         let Some(identified) = identified else {
@@ -111,11 +152,19 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         };
         let parts = identified.parts();
         let record_key = parts.record_key();
+        let attempt = self.parts.extensions.get::<Attempt>();
+        let within = match attempt.map(|attempt| executor.held_by(attempt, &record_key)) {
+            // A layer outside of this one guards the request already.
+            Some((_, true)) => return Ok(Decided::Goes(Goes::Passing)),
+            Some((owner, false)) => owner,
+            None => None,
+        };
         let identity = Identity::of_work(identified.fingerprint);
         Ok(Decided::Goes(
-            match executor.begin_now(&parts, &record_key, identity, &[]) {
+            match executor.begin_now(&parts, &record_key, identity, &[], within) {
                 Some(Begun::Completed(completed)) => {
-                    return Ok(Decided::Answered(self.shared.replay(&completed)));
+                    let asked = Asked::Here(&self.parts);
+                    return Ok(Decided::Answered(self.shared.replay(&completed, asked)));
                 }
                 Some(Begun::Held(held)) => {
                     let key = identified.to_key(record_key);
@@ -124,22 +173,23 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                         false => Goes::Held(held, key),
                     }
                 }
-                Some(Begun::Refused(Conflict::Store(error)))
-                    if self.shared.runs_unprotected(&error) =>
-                {
-                    Goes::Unprotected
+                Some(Begun::Refused(conflict)) => {
+                    let key = || identified.to_key(record_key);
+                    let open = open(&self.shared, conflict, key, identity.request)?;
+                    Goes::Unprotected(open)
                 }
-                Some(Begun::Refused(conflict)) => return Err(conflict.into()),
+                Some(Begun::Within) => Goes::Passing,
                 // Nobody has waited yet.
                 Some(Begun::Shared(_)) | None => {
                     let key = identified.to_key(record_key);
-                    Goes::Claiming(Claimant::new(key, identity, Vec::new(), executor.now())?)
+                    let claimant = Claimant::new(key, identity, Vec::new(), executor.now())?;
+                    Goes::Claiming(claimant.within(within))
                 }
             },
         ))
     }
 
-    pub(super) fn go<RB>(mut self, goes: Goes) -> Next<S::Future, St, Response<RB>, S::Error>
+    pub(super) fn go<RB>(mut self, goes: Goes) -> Next<S, B, Response<RB>, S::Error>
     where
         S: Service<Request<B>, Response = Response<RB>> + Send + 'static,
         S::Future: Send,
@@ -148,30 +198,50 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         RB: FromBuffered + Send + 'static,
     {
         self.read.take_room(self.shared.room());
-        let request = Request::from_parts(self.parts, self.read.into_body(Rest::Nothing));
-        let runs = self.shared.executor.runs();
+        let (parts, body) = (self.parts, self.read.into_body(Rest::Nothing));
+        let (inner, shared) = (self.inner, self.shared);
         Next::Running(match goes {
-            Goes::Passing => return Next::Passing(self.inner.call(request)),
-            Goes::Unprotected => return Next::Unprotected(self.inner.call(request), self.shared),
+            Goes::Passing => return Next::Passing(inner, Request::from_parts(parts, body)),
             Goes::Held(held, key) => {
-                let run = HandlerWork::begin(self.shared, self.inner, request, held, key);
-                Detached::new(runs, None, run)
+                let mut stage = None;
+                let layer = Arc::clone(&shared);
+                let run = HandlerWork::begin(shared, inner, parts, body, held, key, &mut stage);
+                detached(&layer, stage, run)
+            }
+            Goes::Unprotected(open) => {
+                let stage: Arc<Stage> = Arc::default();
+                let layer = Arc::clone(&shared);
+                let run = run_unprotected(shared, inner, parts, body, open, Arc::clone(&stage));
+                detached(&layer, Some(stage), run)
             }
             Goes::Orphaned(held, key) => {
                 let stage = Arc::new(Stage::holding());
+                let layer = Arc::clone(&shared);
                 let start = Start::Orphaned(held, key);
-                let run =
-                    run_when_held(self.shared, self.inner, request, start, Arc::clone(&stage));
-                Detached::new(runs, Some(stage), run)
+                let run = run_when_held(shared, inner, parts, body, start, Arc::clone(&stage));
+                detached(&layer, Some(stage), run)
             }
             Goes::Claiming(claimant) => {
                 let stage: Arc<Stage> = Arc::default();
+                let layer = Arc::clone(&shared);
                 let start = Start::Claim(claimant);
-                let run =
-                    run_when_held(self.shared, self.inner, request, start, Arc::clone(&stage));
-                Detached::new(runs, Some(stage), run)
+                let run = run_when_held(shared, inner, parts, body, start, Arc::clone(&stage));
+                detached(&layer, Some(stage), run)
             }
         })
+    }
+}
+
+/// A run that outlives its request, and takes along what the application wants carried.
+fn detached<St: Store, T: Send + 'static>(
+    shared: &Shared<St>,
+    stage: Option<Arc<Stage>>,
+    run: impl Future<Output = T> + Send + 'static,
+) -> Detached<T> {
+    let runs = shared.executor.runs();
+    match &shared.settings.carry {
+        None => Detached::new(runs, stage, run),
+        Some(carry) => Detached::new(runs, stage, Carried::new(carry, run)),
     }
 }
 
@@ -183,9 +253,90 @@ enum Start {
 
 async fn run_when_held<S, St, B, RB>(
     shared: Arc<Shared<St>>,
-    mut inner: S,
-    request: Request<B>,
+    inner: S,
+    parts: Parts,
+    body: B,
     start: Start,
+    stage: Arc<Stage>,
+) -> Result<Response<RB>, S::Error>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    St: Store,
+    B: Send + 'static,
+    RB: FromBuffered + Send + 'static,
+{
+    let executor = &shared.executor;
+    let (begun, key, fingerprint) = match start {
+        Start::Orphaned(held, key) => {
+            let fingerprint = held.fingerprint();
+            let begun = Box::pin(executor.reconcile(held, &key, &stage)).await;
+            (begun, key, fingerprint)
+        }
+        Start::Claim(claimant) => {
+            let begun = executor.begin(&claimant, &stage).await;
+            let fingerprint = claimant.fingerprint();
+            (begun, claimant.key, fingerprint)
+        }
+    };
+    let conflict = match begun {
+        Begun::Held(held) => {
+            let mut stage = Some(stage);
+            let shared = Arc::clone(&shared);
+            return HandlerWork::begin(shared, inner, parts, body, held, key, &mut stage).await;
+        }
+        Begun::Completed(completed) => return Ok(shared.replay(&completed, Asked::Here(&parts))),
+        Begun::Shared(end) => return Ok(shared.share(&end, Asked::Here(&parts))),
+        Begun::Refused(conflict) => conflict,
+        Begun::Within => {
+            let mut inner = inner;
+            stage.may_hold();
+            poll_fn(|cx| inner.poll_ready(cx)).await?;
+            return inner.call(Request::from_parts(parts, body)).await;
+        }
+    };
+    match open(&shared, conflict, || key, fingerprint) {
+        Ok(open) => {
+            let shared = Arc::clone(&shared);
+            Box::pin(run_unprotected(shared, inner, parts, body, open, stage)).await
+        }
+        Err(refusal) => Ok(shared.refuse(&refusal, Asked::Here(&parts))),
+    }
+}
+
+/// Lets a request run unprotected if the store is why it would be refused, and if that is set.
+fn open<St: Store>(
+    shared: &Shared<St>,
+    conflict: Conflict,
+    key: impl FnOnce() -> IdempotencyKey,
+    fingerprint: Fingerprint,
+) -> Result<Unprotected, Refusal> {
+    match conflict {
+        Conflict::Store(error) if shared.runs_unprotected(&error) => {
+            warn_unprotected(&error);
+            Ok(shared.executor.enter_unprotected(key(), fingerprint)?)
+        }
+        conflict => Err(conflict.into()),
+    }
+}
+
+fn warn_unprotected(error: &StoreError) {
+    tracing::warn!(
+        error = error as &(dyn Error + 'static),
+        kind = ?error.kind(),
+        "a request runs unprotected, because its idempotency record cannot be reached"
+    );
+}
+
+/// Runs the handler without a lease, as soon as it is ready. It has not begun when it is dropped
+/// before.
+async fn run_unprotected<S, St, B, RB>(
+    shared: Arc<Shared<St>>,
+    mut inner: S,
+    parts: Parts,
+    body: B,
+    open: Unprotected,
     stage: Arc<Stage>,
 ) -> Result<Response<RB>, S::Error>
 where
@@ -196,26 +347,19 @@ where
     B: Send,
     RB: FromBuffered + Send + 'static,
 {
-    let executor = &shared.executor;
-    let (begun, key) = match start {
-        Start::Orphaned(held, key) => {
-            let begun = Box::pin(executor.reconcile(held, &key, &stage)).await;
-            (begun, key)
-        }
-        Start::Claim(claimant) => (executor.begin(&claimant, &stage).await, claimant.key),
-    };
-    match begun {
-        Begun::Held(held) => {
-            HandlerWork::begin(Arc::clone(&shared), inner, request, held, key).await
-        }
-        Begun::Completed(completed) => Ok(shared.replay(&completed)),
-        Begun::Shared(end) => Ok(shared.share(&end)),
-        Begun::Refused(Conflict::Store(error)) if shared.runs_unprotected(&error) => {
-            let response = inner.call(request).await;
-            response.map(|response| shared.unprotected(response))
-        }
-        Begun::Refused(conflict) => Ok(shared.refuse(&conflict.into())),
+    stage.holds_nothing();
+    poll_fn(|cx| inner.poll_ready(cx)).await?;
+    if stage.is_left() {
+        let refusal = Conflict::Left.into();
+        return Ok(shared.refuse(&refusal, Asked::Here(&parts)));
     }
+    stage.may_hold();
+    let Unprotected { attempt, counted } = open;
+    let mut request = Request::from_parts(parts, body);
+    request.extensions_mut().insert(attempt);
+    let response = inner.call(request).await;
+    drop(counted);
+    response.map(|response| shared.unprotected(response))
 }
 
 fn too_large<St>(shared: &Shared<St>) -> Refusal {

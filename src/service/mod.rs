@@ -1,6 +1,7 @@
 //! HTTP onto the executor.
 
 mod answer;
+mod carried;
 mod guarded;
 mod work;
 
@@ -8,14 +9,17 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use self::answer::Asked;
+pub(crate) use self::carried::Carry;
+pub use self::carried::RunFuture;
 use self::guarded::{Decided, Guarded, Next};
-use crate::body::FromBuffered;
+use crate::body::{Drain, FromBuffered};
 use crate::executor::Detached;
 use crate::problem::{BoxError, Refusal};
 use crate::request::Look;
@@ -25,6 +29,11 @@ use crate::store::Store;
 /// The service that an [`IdempotencyLayer`](crate::IdempotencyLayer) makes.
 ///
 /// Its error is that of the service it wraps; what it refuses, it answers.
+///
+/// It is always ready: a replay or a refusal waits for no capacity of the service within, and takes
+/// none. A request that goes on to the service waits for it then, a guarded one when it holds its
+/// key. So a layer that reacts to a service that is not ready, such as one that sheds load, belongs
+/// inside of this one.
 pub struct Idempotency<S, St> {
     /// `None` once a request took it, until somebody asks whether it is ready.
     inner: Option<S>,
@@ -52,6 +61,30 @@ impl<S: Clone, St> Idempotency<S, St> {
 
     fn inner(&mut self) -> &mut S {
         self.inner.get_or_insert_with(|| self.layered.another())
+    }
+
+    fn take_inner(&mut self) -> S {
+        let inner = self.inner.take();
+        inner.unwrap_or_else(|| self.layered.another())
+    }
+
+    /// Hands a request on, at once if the service within is ready.
+    fn pass<B>(&mut self, request: Request<B>) -> ResponseFuture<S, B, St>
+    where
+        S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
+    {
+        let inner = self.inner();
+        // Nobody is woken by this; it is asked again when the future is polled.
+        let ready = inner.poll_ready(&mut Context::from_waker(Waker::noop()));
+        ResponseFuture::new(match ready {
+            Poll::Ready(Ok(())) => State::Passing {
+                future: inner.call(request),
+            },
+            Poll::Ready(Err(error)) => State::answered(Err(error)),
+            Poll::Pending => State::Waiting {
+                waiting: Some((self.take_inner(), request)),
+            },
+        })
     }
 }
 
@@ -94,34 +127,37 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, B, St>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner().poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = &self.layered.shared;
         let Some(look) = shared.settings.look(&request) else {
-            return ResponseFuture::new(State::passing(self.inner().call(request)));
+            return self.pass(request);
         };
         let (parts, body) = request.into_parts();
         if !shared.settings.is_picked(&parts) {
-            let request = Request::from_parts(parts, body);
-            return ResponseFuture::new(State::passing(self.inner().call(request)));
+            return self.pass(Request::from_parts(parts, body));
         }
         // What is wrong with a key in a header is said before the body is read.
         let refusal = match look {
             Look::Absent => Refusal::missing_key(),
             Look::Invalid(invalid) => invalid.into(),
             look => {
-                let inner = self.inner.take();
-                let inner = inner.unwrap_or_else(|| self.layered.another());
-                let guarded = Guarded::new(look, parts, body, inner, Arc::clone(shared));
+                let shared = Arc::clone(shared);
+                let inner = self.take_inner();
+                let guarded = Guarded::new(look, parts, body, inner, shared);
                 return ResponseFuture::new(State::Reading {
                     guarded: Some(guarded),
                 });
             }
         };
-        ResponseFuture::new(State::answered(shared.refuse(&refusal)))
+        let response = shared.refuse(&refusal, Asked::Here(&parts));
+        ResponseFuture::new(match Drain::new(&parts, body, false) {
+            Some(drain) => State::draining(drain, response),
+            None => State::answered(Ok(response)),
+        })
     }
 }
 
@@ -157,14 +193,15 @@ pin_project! {
             #[pin]
             future: S::Future,
         },
-        /// The handler runs although the store cannot be reached.
-        Unprotected {
-            #[pin]
-            future: S::Future,
-            shared: Arc<Shared<St>>,
+        /// The service within is not ready, and the layer has no part in the request.
+        Waiting { waiting: Option<(S, Request<B>)> },
+        /// The layer has the answer, or the service within failed.
+        Answered { response: Option<Result<S::Response, S::Error>> },
+        /// The layer has the answer, and what the client still sends is discarded.
+        Draining {
+            drain: Drain<B>,
+            response: Option<S::Response>,
         },
-        /// The layer has the answer.
-        Answered { response: Option<S::Response> },
         /// The body is being read; nothing is claimed yet.
         Reading { guarded: Option<Guarded<S, B, St>> },
         /// The key is being claimed, or the handler runs under it.
@@ -185,12 +222,15 @@ impl<S, B, St> State<S, B, St>
 where
     S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
 {
-    fn passing(future: S::Future) -> Self {
-        Self::Passing { future }
+    fn answered(response: Result<S::Response, S::Error>) -> Self {
+        Self::Answered {
+            response: Some(response),
+        }
     }
 
-    fn answered(response: S::Response) -> Self {
-        Self::Answered {
+    fn draining(drain: Drain<B>, response: S::Response) -> Self {
+        Self::Draining {
+            drain,
             response: Some(response),
         }
     }
@@ -212,41 +252,71 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProjection::Passing { future } => return future.poll(cx),
-                StateProjection::Unprotected { future, shared } => {
-                    let response = ready!(future.poll(cx));
-                    return Poll::Ready(response.map(|response| shared.unprotected(response)));
+                StateProjection::Answered { response } => {
+                    return Poll::Ready(response.take().unwrap_or_else(|| polled_again()));
                 }
-                StateProjection::Answered { response } => match response.take() {
-                    Some(response) => return Poll::Ready(Ok(response)),
-                    // Polled again after it was ready: there is nothing left to give.
-                    None => return Poll::Pending,
-                },
                 StateProjection::Running { run } => return Pin::new(run).poll(cx),
+                StateProjection::Waiting { waiting } => {
+                    let Some((inner, _)) = waiting else {
+                        polled_again()
+                    };
+                    let ready = ready!(inner.poll_ready(cx));
+                    let Some((mut inner, request)) = waiting.take() else {
+                        polled_again()
+                    };
+                    match ready {
+                        Ok(()) => State::Passing {
+                            future: inner.call(request),
+                        },
+                        Err(error) => State::answered(Err(error)),
+                    }
+                }
+                StateProjection::Draining { drain, response } => {
+                    if response.is_some() {
+                        ready!(drain.poll(cx));
+                    }
+                    State::Answered {
+                        response: response.take().map(Ok),
+                    }
+                }
                 StateProjection::Reading { guarded } => {
                     let Some(reading) = guarded else {
-                        return Poll::Pending;
+                        polled_again()
                     };
-                    let stop = ready!(reading.poll_read(cx));
-                    let goes = match reading.decide(stop) {
-                        Decided::Goes(goes) => goes,
+                    let read = ready!(reading.poll_read(cx));
+                    match reading.decide(read) {
                         Decided::Answered(response) => {
                             *guarded = None;
                             return Poll::Ready(Ok(response));
                         }
-                    };
-                    match guarded.take() {
-                        Some(guarded) => guarded.go(goes),
-                        None => return Poll::Pending,
+                        Decided::Unread(response) => {
+                            match guarded.take().and_then(Guarded::drain) {
+                                Some(drain) => State::draining(drain, response),
+                                None => return Poll::Ready(Ok(response)),
+                            }
+                        }
+                        Decided::Goes(goes) => {
+                            let Some(guarded) = guarded.take() else {
+                                polled_again()
+                            };
+                            match guarded.go(goes) {
+                                Next::Passing(inner, request) => State::Waiting {
+                                    waiting: Some((inner, request)),
+                                },
+                                Next::Running(run) => State::Running { run },
+                            }
+                        }
                     }
                 }
             };
-            state.set(match next {
-                Next::Passing(future) => State::passing(future),
-                Next::Unprotected(future, shared) => State::Unprotected { future, shared },
-                Next::Running(run) => State::Running { run },
-            });
+            state.set(next);
         }
     }
+}
+
+#[cold]
+fn polled_again() -> ! {
+    panic!("`ResponseFuture` polled after completion")
 }
 
 impl<S, B, St> fmt::Debug for ResponseFuture<S, B, St>

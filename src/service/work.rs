@@ -1,37 +1,47 @@
 //! The handler at work: its response, and what becomes of the key by it.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response, response};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
+use super::answer::Asked;
 use crate::body::{Collector, FromBuffered, Rest, Stop};
 use crate::executor::{
-    Ending, Executor, Finished, Held, Recordable, Run, Settled, Work, is_detached,
+    Conflict, Ending, Executor, Finished, Held, Recordable, Run, Settled, Stage, Work, is_detached,
 };
 use crate::key::IdempotencyKey;
 use crate::policy::{End, Judged, Summary, has_second_message};
+use crate::problem::{Kept, Refusal};
 use crate::record::Owner;
 use crate::response::{Answer, encode_response};
 use crate::settings::Shared;
 use crate::store::Store;
+
+/// How a lease ends whose work was not begun.
+const NOT_BEGUN: Ending = Ending::NothingDone { shared: None };
 
 /// How long a response is read that nobody waits for any more.
 const LONGEST_UNWANTED: Duration = Duration::from_secs(60);
 
 pin_project! {
     /// A call of the handler, and the reading of its response as far as it has to be read.
-    pub(super) struct HandlerWork<F, RB, St> {
+    pub(super) struct HandlerWork<F, RB, St>
+    where
+        F: Future,
+    {
         shared: Arc<Shared<St>>,
+        kept: Kept,
         owner: Owner,
         #[pin]
         state: State<F, RB>,
@@ -40,7 +50,14 @@ pin_project! {
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F, RB> {
+    enum State<F, RB>
+    where
+        F: Future,
+    {
+        /// The handler is not ready yet.
+        Waiting { waiting: Waiting<F> },
+        /// The handler will not be called.
+        NotCalled { instead: Option<F::Output> },
         Calling { #[pin] future: F },
         /// `None`: it is done.
         Reading { reading: Option<Reading<RB>> },
@@ -48,6 +65,9 @@ pin_project! {
         Panicked { panic: Option<Box<dyn Any + Send>> },
     }
 }
+
+/// Gives a call of the handler when it is ready, or what there is instead.
+type Waiting<F> = Pin<Box<dyn Future<Output = Result<F, <F as Future>::Output>> + Send>>;
 
 /// A response that is to be recorded, or to be shared with those who wait for the run.
 struct Reading<RB> {
@@ -75,29 +95,84 @@ where
     E: Send + 'static,
     St: Store,
 {
-    /// Calls the handler under a lease.
+    /// Calls the handler under a lease, as soon as it is ready.
+    ///
+    /// If it is not ready, `stage` tells when nobody wants its answer any more: then it is not
+    /// called.
     pub(super) fn begin<S, B>(
         shared: Arc<Shared<St>>,
         mut inner: S,
-        mut request: Request<B>,
+        parts: Parts,
+        body: B,
         held: Held,
         key: IdempotencyKey,
+        stage: &mut Option<Arc<Stage>>,
     ) -> Run<Self, St>
     where
-        S: Service<Request<B>, Future = F>,
+        S: Service<Request<B>, Response = Response<RB>, Error = E, Future = F> + Send + 'static,
+        F: Send,
+        B: Send + 'static,
     {
-        let owner = held.owner();
-        request.extensions_mut().insert(held.attempt(key.clone()));
-        let state = match catch_unwind(AssertUnwindSafe(|| inner.call(request))) {
-            Ok(future) => State::Calling { future },
-            Err(panic) => State::Panicked { panic: Some(panic) },
-        };
+        let kept = shared.settings.responder.keep(&parts);
+        let mut request = Request::from_parts(parts, body);
+        let attempt = shared.executor.attempt(&held, key.clone());
+        request.extensions_mut().insert(attempt);
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            // Nobody is woken by this; if it is not ready, it is asked again at once.
+            match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(())) => State::Calling {
+                    future: inner.call(request),
+                },
+                Poll::Ready(Err(error)) => State::NotCalled {
+                    instead: Some(Err(error)),
+                },
+                Poll::Pending => {
+                    let stage = stage.get_or_insert_default();
+                    stage.may_hold();
+                    let stage = Arc::clone(stage);
+                    let waiting = wait(Arc::clone(&shared), inner, request, stage);
+                    State::Waiting {
+                        waiting: Box::pin(waiting),
+                    }
+                }
+            }
+        }));
+        let state = called.unwrap_or_else(|panic| State::Panicked { panic: Some(panic) });
         let work = Self {
+            owner: held.owner(),
             shared,
-            owner,
+            kept,
             state,
         };
         Run::new(held, key, work)
+    }
+}
+
+/// Waits until the handler is ready, and calls it then if somebody still wants its answer.
+async fn wait<S, B, RB, St>(
+    shared: Arc<Shared<St>>,
+    mut inner: S,
+    request: Request<B>,
+    stage: Arc<Stage>,
+) -> Result<S::Future, Result<Response<RB>, S::Error>>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    RB: FromBuffered,
+    St: Store,
+{
+    let ready = poll_fn(|cx| match stage.is_left() {
+        true => Poll::Ready(None),
+        false => inner.poll_ready(cx).map(Some),
+    });
+    match ready.await {
+        Some(Ok(())) => Ok(inner.call(request)),
+        Some(Err(error)) => Err(Err(error)),
+        None => {
+            let kept = Kept::Http;
+            Err(Ok(
+                shared.refuse(&Conflict::Left.into(), Asked::Given(&kept))
+            ))
+        }
     }
 }
 
@@ -113,7 +188,21 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let (shared, owner) = (&**this.shared, *this.owner);
+        if let StateProjection::Waiting { waiting } = this.state.as_mut().project() {
+            let state = match ready!(waiting.as_mut().poll(cx)) {
+                Ok(future) => State::Calling { future },
+                Err(instead) => State::NotCalled {
+                    instead: Some(instead),
+                },
+            };
+            this.state.set(state);
+        }
         let response = match this.state.as_mut().project() {
+            StateProjection::Waiting { .. } => return Poll::Pending,
+            StateProjection::NotCalled { instead } => match instead.take() {
+                Some(instead) => return Poll::Ready(Finished::new(instead, NOT_BEGUN)),
+                None => return Poll::Pending,
+            },
             StateProjection::Calling { future } => {
                 let called = ready!(future.poll(cx));
                 this.state.set(State::Reading { reading: None });
@@ -141,6 +230,11 @@ where
                 None => return Poll::Pending,
             },
         };
+        if shared.is_met_again(&response, owner) {
+            let refusal = Refusal::shared_record();
+            let refused = shared.refuse(&refusal, Asked::Given(this.kept));
+            return Poll::Ready(Finished::new(Ok(refused), NOT_BEGUN));
+        }
         let (parts, body) = response.into_parts();
         let recording = &shared.settings.recording;
         let judged = recording.judge(&parts, || shared.executor.effects(owner));
@@ -188,7 +282,7 @@ where
     }
 
     fn give(&self, settled: Settled<Self::Value>) -> Self::Given {
-        self.shared.settled(settled)
+        self.shared.settled(settled, &self.kept)
     }
 
     fn abandon(self: Pin<&mut Self>) {

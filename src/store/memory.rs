@@ -379,6 +379,10 @@ impl Store for MemoryStore {
         self.inner.reweigh(0, ended + removed);
         Ok(ended > 0 || was_completed)
     }
+
+    fn may_forget(&self) -> bool {
+        self.inner.cache.is_some()
+    }
 }
 
 impl Inner {

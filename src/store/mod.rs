@@ -124,6 +124,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// next request with the key runs.
     fn remove(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// Whether other processes share its records. Then each service that uses it needs a
+    /// [`namespace`](crate::IdempotencyLayer::namespace) of its own. Default: `false`.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Whether it may forget a record before it expires, as a cache does. Such a store is none for
+    /// a layer to rely on alone. Default: `false`.
+    fn may_forget(&self) -> bool {
+        false
+    }
+
     /// `far`, with this store as a near tier over it: `memory.over(dynamodb)`.
     fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far>
     where

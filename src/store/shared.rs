@@ -75,6 +75,14 @@ impl Store for SharedStore {
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         self.0.remove(key).await
     }
+
+    fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+
+    fn may_forget(&self) -> bool {
+        self.0.may_forget()
+    }
 }
 
 /// A store that several own is a store.
@@ -133,6 +141,14 @@ impl<St: Store> Store for Arc<St> {
     fn remove(&self, key: &RecordKey) -> impl Future<Output = Result<bool, StoreError>> + Send {
         (**self).remove(key)
     }
+
+    fn is_shared(&self) -> bool {
+        (**self).is_shared()
+    }
+
+    fn may_forget(&self) -> bool {
+        (**self).may_forget()
+    }
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -155,6 +171,8 @@ trait ErasedStore: fmt::Debug + Send + Sync + 'static {
     fn release<'a>(&'a self, lease: &'a Lease, release: Release) -> BoxFuture<'a, Fenced>;
     fn get<'a>(&'a self, key: &'a RecordKey, now: Timestamp) -> BoxFuture<'a, Option<Record>>;
     fn remove<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, bool>;
+    fn is_shared(&self) -> bool;
+    fn may_forget(&self) -> bool;
 }
 
 impl<St: Store> ErasedStore for St {
@@ -196,5 +214,13 @@ impl<St: Store> ErasedStore for St {
 
     fn remove<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, bool> {
         Box::pin(Store::remove(self, key))
+    }
+
+    fn is_shared(&self) -> bool {
+        Store::is_shared(self)
+    }
+
+    fn may_forget(&self) -> bool {
+        Store::may_forget(self)
     }
 }

@@ -250,6 +250,14 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         }
         Ok(was_far)
     }
+
+    fn is_shared(&self) -> bool {
+        self.far.is_shared()
+    }
+
+    fn may_forget(&self) -> bool {
+        self.far.may_forget()
+    }
 }
 
 impl<Near: fmt::Debug, Far: fmt::Debug> fmt::Debug for Tiered<Near, Far> {

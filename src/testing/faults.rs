@@ -270,6 +270,14 @@ impl<St: Store> Store for FaultStore<St> {
         self.with_faults(Call::Remove, self.inner.remove(key), again)
             .await
     }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    fn may_forget(&self) -> bool {
+        self.inner.may_forget()
+    }
 }
 
 #[cfg(all(test, feature = "memory"))]

@@ -33,7 +33,7 @@ fn a_full_store_refuses_new_keys_and_forgets_none() {
                 assert!(count < KEYS / 10, "the store is never full");
             };
             println!("answers in {CAPACITY} bytes: {count}");
-            refused.refused(503, "store-unavailable");
+            refused.refused(503, "store-full");
             for number in 0..KEYS {
                 let new = ask(&app, request(&format!("new-{number}"), "body")).await;
                 assert_eq!((new.status, new.body), (503, refused.body.clone()));

@@ -252,6 +252,7 @@ async fn browsers_may_read_what_the_layer_says() {
                 "idempotency-expires",
                 "idempotency-first-seen",
                 "idempotency-key",
+                "idempotency-refused",
                 "idempotency-unprotected",
                 "idempotent-replayed",
                 "retry-after",

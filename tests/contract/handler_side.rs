@@ -15,8 +15,8 @@ use tower_idempotency::{
 };
 
 use crate::support::{
-    Answer, Body, Case, Fault, FaultyStore, NONE, Runs, Server, for_axum, for_each_stack, layer,
-    serve, still_clock, text,
+    Answer, Body, Case, Fault, FaultyStore, Log, NONE, Runs, Server, for_axum, for_each_stack,
+    layer, serve, still_clock, text,
 };
 
 #[tokio::test]
@@ -114,10 +114,30 @@ async fn axum_handlers_take_key_token_and_attempt_as_arguments() {
         let server = case.serve_router(router).await;
         server.post("/strict").key("k").send().await.ran("k 1");
         let unguarded = server.post("/strict").send().await;
-        assert_eq!(unguarded.status, 500, "{unguarded:?}");
+        unguarded.refused(400, "missing-key");
         let lenient = || server.post("/lenient");
         lenient().key("k").send().await.ran("[true, true, true]");
         lenient().send().await.ran("[false, false, false]");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_a_key_without_a_layer_is_told_of() {
+    async fn handler(key: IdempotencyKey) -> String {
+        key.as_str().to_owned()
+    }
+    for_axum(|case| async move {
+        let router = Router::new()
+            .route("/guarded", post(handler).layer(layer()))
+            .route("/free", post(handler));
+        let server = case.serve_router(router).await;
+        let log = Log::of_this_thread();
+        server.post("/guarded").key("k").send().await.ran("k");
+        assert_eq!(log.count("ERROR", "no layer"), 0);
+        let free = server.post("/free").key("k").send().await;
+        assert_eq!(free.status, 500);
+        assert_eq!(log.count("ERROR", "no layer"), 1);
     })
     .await;
 }

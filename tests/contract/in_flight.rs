@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode};
 use tower_idempotency::IdempotencyLayer;
 
-use crate::support::{
-    Body, FaultyStore, Runs, eventually, for_each_stack, layer, still_clock, text,
-};
+use crate::support::{FaultyStore, Runs, eventually, for_each_stack, layer, still_clock};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -147,6 +147,7 @@ async fn a_problem_says_what_is_wrong_and_where_to_read_about_it() {
                 "status": 400,
                 "detail": problem["detail"],
                 "code": "missing-key",
+                "retryable": false,
             })
         );
         assert_eq!(answer.retry_after(), None);
@@ -157,22 +158,33 @@ async fn a_problem_says_what_is_wrong_and_where_to_read_about_it() {
 #[tokio::test]
 async fn the_application_can_replace_refusals() {
     for_each_stack(|case| async move {
-        let layer = layer().require_key(true).on_refusal(|refusal: &Refusal| {
-            let mut response = Response::new(format!("no: {}", refusal.reason()).into());
-            *response.status_mut() = StatusCode::IM_A_TEAPOT;
-            response
-        });
+        let layer = layer()
+            .require_key(true)
+            .on_refusal(|refusal: &Refusal, request| {
+                let (reason, path) = (refusal.reason(), request.uri.path());
+                let mut response = Response::new(format!("no: {reason} for {path}").into());
+                *response.status_mut() = StatusCode::IM_A_TEAPOT;
+                if path == "/b" {
+                    let private = http::HeaderValue::from_static("private");
+                    response.headers_mut().insert("cache-control", private);
+                }
+                response
+            });
         let (server, _) = serve(case, &layer).await;
         let missing = server.post("/a").send().await;
         assert_eq!(
             (missing.status.as_u16(), &missing.body[..]),
-            (418, &b"no: missing-key"[..])
+            (418, &b"no: missing-key for /a"[..])
         );
-        let invalid = server.post("/a").key("").send().await;
+        assert_eq!(missing.values("idempotency-refused"), [b"missing-key"]);
+        assert_eq!(missing.values("cache-control"), [b"no-store"]);
+        let invalid = server.post("/b").key("").send().await;
         assert_eq!(
             (invalid.status.as_u16(), &invalid.body[..]),
-            (418, &b"no: invalid-key"[..])
+            (418, &b"no: invalid-key for /b"[..])
         );
+        assert_eq!(invalid.values("idempotency-refused"), [b"invalid-key"]);
+        assert_eq!(invalid.values("cache-control"), [b"private"]);
     })
     .await;
 }

@@ -1,13 +1,18 @@
 //! The contract, row by row: what clients see of services behind the layer, over real sockets,
 //! for axum and for hyper, over HTTP/1.1 and HTTP/2.
 
+mod carried;
 mod composition;
 mod disconnect;
+mod grpc;
 mod handler_side;
 mod in_flight;
 mod keys;
+mod misuse;
+mod nested;
 mod orphans;
 mod passthrough;
+mod readiness;
 mod recording;
 mod replay;
 mod request_body;

@@ -1,9 +1,14 @@
-//! Row 4: request bodies, too large or just large enough.
+//! Request bodies: too large or just large enough, too slow, broken off, and discarded.
+
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Runs, announced, channel, for_each_stack, frames, layer, text};
+use crate::support::{Http, Runs, Server, announced, channel, for_each_stack, frames, layer, text};
 
 #[tokio::test]
 async fn a_body_announced_as_too_large_is_refused_and_nothing_is_claimed() {
@@ -172,6 +177,172 @@ async fn a_body_that_breaks_off_claims_nothing() {
             .await
             .ran("run 1");
         assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_refused_in_time_and_claims_nothing() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let layer = layer().body_idle(Duration::from_millis(50));
+        let server = case.serve(&layer, runs.numbered()).await;
+        let (sender, body) = channel();
+        sender.chunk("only the beg");
+        let answer = server.post("/a").key("k").stream(body).send().await;
+        answer.refused(408, "request-timeout");
+        drop(sender);
+        let whole = server.post("/a").key("k").body("the whole of it");
+        whole.send().await.ran("run 1");
+        assert_eq!(runs.count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_is_refused_in_time_and_claims_nothing() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let layer = layer()
+            .body_idle(Duration::from_secs(60))
+            .request_timeout(Duration::from_millis(200));
+        let server = case.serve(&layer, runs.numbered()).await;
+        let (sender, body) = channel();
+        let drops = tokio::spawn(async move {
+            loop {
+                sender.chunk("drop");
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let answer = server.post("/a").key("k").stream(body).open().await;
+        assert_eq!(answer.status(), 408);
+        drops.abort();
+        server.post("/a").key("k").send().await.ran("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_body_may_take_as_long_as_it_is_not_silent() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let layer = layer().body_idle(Duration::from_millis(300));
+        let server = case.serve(&layer, runs.numbered()).await;
+        let (sender, body) = channel();
+        let answer = server.post("/a").key("k").stream(body).spawn();
+        for _ in 0..10 {
+            sender.chunk("drop");
+            sleep(Duration::from_millis(50)).await;
+        }
+        drop(sender);
+        answer.await.expect("no panic").ran("run 1");
+    })
+    .await;
+}
+
+/// Writes all of a request before it reads any of the answer, as many clients do.
+async fn writes_first(server: &Server, head: &str, body: &[u8]) -> String {
+    let mut socket = TcpStream::connect(server.address())
+        .await
+        .expect("it connects");
+    let head = format!("POST /a HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.expect("it is read");
+    for chunk in body.chunks(64 << 10) {
+        socket.write_all(chunk).await.expect("all of it is read");
+    }
+    // Now the server has everything, or has reset the connection.
+    sleep(Duration::from_millis(20)).await;
+    answer_on(&mut socket).await
+}
+
+/// The head of an answer and the problem in it.
+async fn answer_on(socket: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\"}") {
+        let read = socket.read_buf(&mut answer).await.expect("no reset");
+        assert_ne!(read, 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test]
+async fn a_client_that_writes_all_of_its_request_first_can_read_the_refusal() {
+    const LARGE: usize = 5 << 20;
+    let large = vec![b'x'; LARGE];
+    let length = format!("content-length: {LARGE}");
+    let chunked = format!("{LARGE:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(LARGE));
+    let large = &large;
+    let (length, chunked) = (&length, &chunked);
+    for_each_stack(|case| async move {
+        if case.http == Http::Two {
+            // There, one request is ended without the others.
+            return;
+        }
+        let runs = Runs::default();
+        let layer = layer().require_key(true);
+        let server = case.serve(&layer, runs.numbered()).await;
+        for (head, body, code) in [
+            (
+                format!("idempotency-key: k\r\n{length}"),
+                &large[..],
+                "request-too-large",
+            ),
+            (
+                "idempotency-key: k\r\ntransfer-encoding: chunked".to_owned(),
+                chunked.as_bytes(),
+                "request-too-large",
+            ),
+            (length.clone(), &large[..], "missing-key"),
+            (
+                format!("idempotency-key: two words\r\n{length}"),
+                &large[..],
+                "invalid-key",
+            ),
+        ] {
+            let answer = writes_first(&server, &head, body).await;
+            assert!(answer.contains(code), "{answer}");
+        }
+        assert_eq!(runs.count(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_told_to_go_on_is_refused_at_once() {
+    for_each_stack(|case| async move {
+        if case.http == Http::Two {
+            return;
+        }
+        let server = case.serve(&layer(), Runs::default().numbered()).await;
+        let began = Instant::now();
+        let head = "idempotency-key: k\r\nexpect: 100-continue\r\ncontent-length: 5000000";
+        let answer = writes_first(&server, head, b"").await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(began.elapsed() < Duration::from_millis(400));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_client_sends_without_an_end_is_discarded_within_bounds() {
+    for_each_stack(|case| async move {
+        if case.http == Http::Two {
+            return;
+        }
+        let server = case.serve(&layer(), Runs::default().numbered()).await;
+        let socket = TcpStream::connect(server.address()).await;
+        let (mut reads, mut writes) = socket.expect("it connects").into_split();
+        let head = "POST /a HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\ntransfer-encoding: chunked\r\n\r\n";
+        writes.write_all(head.as_bytes()).await.expect("it is read");
+        let endless = tokio::spawn(async move {
+            let chunk = format!("10000\r\n{}\r\n", "x".repeat(64 << 10));
+            while writes.write_all(chunk.as_bytes()).await.is_ok() {}
+        });
+        let mut answer = [0; 12];
+        let read = timeout(Duration::from_secs(20), reads.read_exact(&mut answer)).await;
+        read.expect("it is answered").expect("no reset");
+        assert_eq!(&answer, b"HTTP/1.1 413");
+        endless.abort();
     })
     .await;
 }

@@ -6,7 +6,9 @@ use http::StatusCode;
 use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::store::MemoryStore;
 
-use crate::support::{Answer, Fault, FaultyStore, Runs, eventually, for_each_stack, text};
+use crate::support::{
+    Answer, Fault, FaultyStore, NONE, Runs, eventually, for_axum, for_each_stack, serve, text,
+};
 
 fn out_of_reach(answer: &Answer) {
     answer.refused(503, "store-unavailable");
@@ -66,6 +68,83 @@ async fn with_fail_open_a_request_runs_without_a_store_and_is_marked() {
         answer.ran("run 3");
         assert_eq!(answer.values("idempotency-unprotected"), [b""; 0]);
         call().await.replayed("run 3");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_fail_open_a_run_has_its_key_and_counts_as_others_do() {
+    use axum::routing::post;
+    use tower_idempotency::record::FencingToken;
+    use tower_idempotency::{Attempt, IdempotencyKey};
+
+    for_axum(|case| async move {
+        let store = FaultyStore::new();
+        store.fail_claims(Fault::Unreachable);
+        let runs = Runs::default();
+        let layer = IdempotencyLayer::new(store)
+            .fail_open(true)
+            .max_runs(2)
+            .namespace("live");
+        let handler = {
+            let gate = runs.gate().clone();
+            move |key: IdempotencyKey, token: FencingToken, attempt: Attempt| async move {
+                gate.pass().await;
+                assert_eq!((attempt.key(), attempt.token()), (&key, token));
+                let parts = key.parts();
+                assert!(token.as_u64() > 0);
+                format!("{} {} {}", parts.namespace, parts.key, attempt.number())
+            }
+        };
+        let router = axum::Router::new().route("/a", post(handler));
+        let server = case.serve_router(router.layer(layer.clone())).await;
+        let handle = layer.handle();
+
+        let first = server.post("/a").key("k").spawn();
+        runs.gate().arrived().await;
+        let gone = server.post("/a").key("gone").spawn();
+        runs.gate().arrived().await;
+        assert_eq!(handle.in_flight(), 2);
+        let third = server.post("/a").key("third").send().await;
+        third.refused(503, "too-many-runs");
+        // Its client goes, and it does not.
+        gone.abort();
+        eventually(async || handle.stats().detached == 1).await;
+        assert_eq!(handle.in_flight(), 2);
+        // It is waited for.
+        let shutdown = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.shutdown().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!shutdown.is_finished());
+        runs.gate().open_for_good();
+        let first = first.await.expect("no panic");
+        first.ran("live k 1");
+        assert_eq!(first.values("idempotency-unprotected"), [b"true"]);
+        shutdown.await.expect("no panic");
+        assert_eq!(handle.in_flight(), 0);
+        let late = server.post("/a").key("late").send().await;
+        late.refused(503, "shutting-down");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_fail_open_a_run_that_panics_is_counted_no_more() {
+    for_each_stack(|case| async move {
+        let store = FaultyStore::new();
+        store.fail_claims(Fault::Unreachable);
+        let layer = IdempotencyLayer::new(store).fail_open(true).max_runs(1);
+        let handler = Runs::default().running(|_, number| async move {
+            assert_ne!(number, 1, "the first run panics");
+            text(format!("run {number}"))
+        });
+        let catch = tower_http::catch_panic::CatchPanicLayer::new();
+        let server = serve!(case, catch, layer, NONE, handler);
+        assert_eq!(server.post("/a").key("k").send().await.status, 500);
+        assert_eq!(layer.handle().in_flight(), 0);
+        server.post("/a").key("k").send().await.ran("run 2");
     })
     .await;
 }
@@ -253,7 +332,8 @@ async fn a_full_store_refuses_new_keys_and_keeps_the_old() {
                 answer.ran(&format!("run {kept}"));
                 assert!(kept < 10_000, "it is never full");
             };
-            out_of_reach(&refused);
+            refused.refused(503, "store-full");
+            assert!(refused.retry_after().is_some());
             assert!(kept > 0);
             assert_eq!(runs.count(), kept);
             for number in 1..=kept {
@@ -277,10 +357,10 @@ async fn a_damaged_record_is_no_reason_to_run_again() {
             let retry = || server.post("/a").key("k").send();
             // Whether the store sees it, or only one who reads the answer.
             store.fail_claims(Fault::Unreadable);
-            retry().await.refused(503, "store-unavailable");
+            retry().await.refused(500, "store-broken");
             store.fail_claims(Fault::None);
             store.damage(true);
-            retry().await.refused(503, "store-unavailable");
+            retry().await.refused(500, "store-broken");
             store.damage(false);
             retry().await.replayed("run 1");
             assert_eq!(runs.count(), 1);

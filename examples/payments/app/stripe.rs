@@ -108,7 +108,7 @@ impl IntoResponse for ApiError {
 
 /// The layer's refusals, as Stripe says them. Its libraries obey `Stripe-Should-Retry`, and would
 /// otherwise retry each 409.
-pub(crate) fn refused(refusal: &Refusal) -> http::Response<Bytes> {
+pub(crate) fn refused(refusal: &Refusal, _: &http::request::Parts) -> http::Response<Bytes> {
     const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
     let reason = refusal.reason();
     let (status, kind) = match reason {

@@ -294,4 +294,8 @@ impl Store for DynamoDbStore {
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         self.delete_any(key).await
     }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
 }

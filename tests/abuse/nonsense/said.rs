@@ -117,7 +117,7 @@ async fn a_lease_of_another_is_not_run_under() {
         // Something is wrong with the record, so it does not run without one, either.
         let app = runs.behind(IdempotencyLayer::new(store).fail_open(true));
         let refused = ask(&app, request("k", "body")).await;
-        refused.refused(503, "store-unavailable");
+        refused.refused(500, "store-broken");
         assert_eq!(runs.count(), 0);
     }
 }

@@ -117,3 +117,9 @@ impl http_body::Body for Frames {
         self.0.poll_recv(cx)
     }
 }
+
+/// All of a response's body, as text.
+pub(crate) async fn read_body(response: http::Response<Body>) -> String {
+    let body = response.into_body().collect().await.expect("whole");
+    String::from_utf8_lossy(&body.to_bytes()).into_owned()
+}

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -47,6 +47,16 @@ impl Server {
             client: client.build(connector),
             task: tokio::spawn(serve(listener)),
         }
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it listens, as a client names it.
+    pub(crate) fn origin(&self) -> Uri {
+        let origin = format!("http://{}", self.address);
+        origin.parse().expect("a valid URI")
     }
 
     pub(crate) fn post(&self, path: &str) -> Call {
@@ -196,12 +206,18 @@ impl Answer {
     pub(crate) fn refused(&self, status: u16, code: &str) -> Value {
         let is_passing = matches!(
             code,
-            "in-progress"
+            "buffers-full"
+                | "in-progress"
                 | "lease-lost"
                 | "not-recorded"
+                | "record-newer"
+                | "request-timeout"
+                | "settings-changed"
                 | "shutting-down"
+                | "store-full"
                 | "store-unavailable"
                 | "too-many-runs"
+                | "unreadable-request"
         );
         self.problem(status, code, is_passing)
     }
@@ -226,15 +242,9 @@ impl Answer {
         }
         let link = problem["type"].as_str().expect("it is a text");
         assert!(link.ends_with(code), "{link}");
-        let retryable = match status {
-            409 | 422 | 503 => Some(is_retryable),
-            _ => None,
-        };
-        assert_eq!(
-            problem.get("retryable").and_then(Value::as_bool),
-            retryable,
-            "{problem}"
-        );
+        assert_eq!(problem["retryable"], is_retryable, "{problem}");
+        assert_eq!(self.values("idempotency-refused"), [code.as_bytes()]);
+        assert_eq!(self.values("cache-control"), [b"no-store"]);
         problem
     }
 

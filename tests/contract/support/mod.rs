@@ -4,6 +4,8 @@ mod body;
 mod case;
 mod client;
 mod compose;
+mod direct;
+mod log;
 mod runs;
 mod store;
 
@@ -15,12 +17,14 @@ use tower_idempotency::testing::ManualClock;
 use tower_idempotency::{IdempotencyLayer, Timestamp};
 
 pub(crate) use self::body::{
-    Body, BodySender, BoxError, announced, channel, empty, frames, text, whole,
+    Body, BodySender, BoxError, announced, boxed, channel, empty, frames, read_body, text, whole,
 };
 pub(crate) use self::case::{Case, Http, Stack, for_axum, for_each_stack, router, service};
 pub(crate) use self::client::{Answer, Call, Server, next_chunk, read};
 
 pub(crate) use self::compose::{NONE, refusing, serve};
+pub(crate) use self::direct::{Direct, answer, call, direct, spawn};
+pub(crate) use self::log::Log;
 pub(crate) use self::runs::{Gate, Running, Runs};
 pub(crate) use self::store::{Fault, FaultyStore};
 

@@ -174,4 +174,8 @@ impl Store for FaultyStore {
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         self.inner.remove(key).await
     }
+
+    fn is_shared(&self) -> bool {
+        self.faults.remote.load(Ordering::SeqCst)
+    }
 }
