@@ -1,9 +1,8 @@
-//! What axum handlers take, and what routers need.
+//! What axum handlers take.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use axum::extract::{FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -11,24 +10,6 @@ use axum::response::{IntoResponse, Response};
 use crate::executor::Attempt;
 use crate::key::IdempotencyKey;
 use crate::record::FencingToken;
-
-/// The path of a request before any router took a prefix off it, for
-/// [`IdempotencyLayer::target`](crate::IdempotencyLayer::target):
-///
-/// ```
-/// # #[cfg(feature = "memory")] {
-/// use tower_idempotency::{IdempotencyLayer, original_path, store::MemoryStore};
-///
-/// let layer = IdempotencyLayer::new(MemoryStore::new()).target(original_path);
-/// # }
-/// ```
-pub fn original_path(parts: &Parts) -> Cow<'_, str> {
-    let uri = parts
-        .extensions
-        .get::<OriginalUri>()
-        .map_or(&parts.uri, |original| &original.0);
-    Cow::Borrowed(uri.path())
-}
 
 /// A handler asked for its attempt, and the request was not guarded: it carried no key, or no
 /// [`IdempotencyLayer`](crate::IdempotencyLayer) is around the handler. A handler that can do

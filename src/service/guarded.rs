@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::LengthLimitError;
 use tower_service::Service;
 
 use super::work::HandlerWork;
 use crate::body::{Collector, FromBuffered, Rest, Stop};
-use crate::executor::{Begun, Claimant, Conflict, Detached, Held, Stage};
-use crate::key::IdempotencyKey;
+use crate::error::StoreError;
+use crate::executor::{Begun, Claimant, Conflict, Detached, Earlier, Held, Stage};
+use crate::key::{IdempotencyKey, KeyParts};
 use crate::problem::{BoxError, Refusal, RefusalReason};
-use crate::record::Identity;
-use crate::request::Look;
+use crate::request::{Identified, Look};
 use crate::settings::Shared;
 use crate::store::Store;
 
@@ -102,23 +102,35 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
     fn claim<RB: FromBuffered>(&self) -> Result<Decided<RB>, Refusal> {
         let Shared { executor, settings } = &*self.shared;
         let identification = &settings.identification;
-        let identified = identification.identify(&self.look, &self.parts, self.read.chunks())?;
-        let Some(identified) = identified else {
-            return match settings.key_required {
-                true => Err(Refusal::missing_key()),
-                false => Ok(Decided::Goes(Goes::Passing)),
-            };
+        let Some(identified) = identification.identify(
+            &self.look,
+            &self.parts,
+            self.read.chunks(),
+            settings.key_required,
+        )?
+        else {
+            return Ok(Decided::Goes(Goes::Passing));
         };
         let parts = identified.parts();
-        let record_key = parts.record_key();
-        let identity = Identity::of_work(identified.fingerprint);
+        let (record_key, identity) = (&identified.record_key, identified.identity);
+        let earlier = identification.identify_earlier(&identified, &self.parts, self.read.chunks());
+        if let Some(earlier) = earlier {
+            let claimant = self.claimant(identified)?;
+            return Ok(Decided::Goes(Goes::Claiming(claimant.known_earlier_as(
+                Earlier {
+                    key: earlier.to_key(),
+                    identity: earlier.identity,
+                    accepted: earlier.accepted,
+                },
+            ))));
+        }
         Ok(Decided::Goes(
-            match executor.begin_now(&parts, &record_key, identity, &[]) {
+            match executor.begin_now(&parts, record_key, identity, &identified.accepted) {
                 Some(Begun::Completed(completed)) => {
                     return Ok(Decided::Answered(self.shared.replay(&completed)));
                 }
                 Some(Begun::Held(held)) => {
-                    let key = identified.to_key(record_key);
+                    let key = identified.to_key();
                     match executor.reconciles(&held) {
                         true => Goes::Orphaned(held, key),
                         false => Goes::Held(held, key),
@@ -129,14 +141,21 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                 {
                     Goes::Unprotected
                 }
-                Some(Begun::Refused(conflict)) => return Err(conflict.into()),
-                // Nobody has waited yet.
-                Some(Begun::Shared(_)) | None => {
-                    let key = identified.to_key(record_key);
-                    Goes::Claiming(Claimant::new(key, identity, Vec::new(), executor.now())?)
+                Some(Begun::Refused(conflict)) => {
+                    let Parts { headers, uri, .. } = &self.parts;
+                    self.shared.tell_of(&conflict, &parts, headers, uri);
+                    return Err(conflict.into());
                 }
+                // Nobody has waited yet.
+                Some(Begun::Shared(_)) | None => Goes::Claiming(self.claimant(identified)?),
             },
         ))
+    }
+
+    fn claimant(&self, identified: Identified<'_>) -> Result<Claimant, StoreError> {
+        let key = identified.to_key();
+        let now = self.shared.executor.now();
+        Claimant::new(key, identified.identity, identified.accepted, now)
     }
 
     pub(super) fn go<RB>(mut self, goes: Goes) -> Next<S::Future, St, Response<RB>, S::Error>
@@ -214,7 +233,20 @@ where
             let response = inner.call(request).await;
             response.map(|response| shared.unprotected(response))
         }
-        Begun::Refused(conflict) => Ok(shared.refuse(&conflict.into())),
+        Begun::Refused(conflict) => {
+            shared.tell_of(&conflict, &key.parts(), request.headers(), request.uri());
+            Ok(shared.refuse(&conflict.into()))
+        }
+    }
+}
+
+impl<St> Shared<St> {
+    /// Tells the log what a refusal does not say.
+    fn tell_of(&self, conflict: &Conflict, key: &KeyParts<'_>, headers: &HeaderMap, uri: &Uri) {
+        if let Conflict::CallerDiffers = conflict {
+            let identification = &self.settings.identification;
+            identification.tell_of_caller(key.scope.is_some(), headers, uri);
+        }
     }
 }
 

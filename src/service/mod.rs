@@ -104,10 +104,15 @@ where
             return ResponseFuture::new(State::passing(self.inner().call(request)));
         };
         let (parts, body) = request.into_parts();
-        if !shared.settings.is_picked(&parts) {
+        let look = match look {
+            _ if !shared.settings.is_picked(&parts) => None,
+            Look::InHead => shared.settings.look_again(&parts),
+            look => Some(look),
+        };
+        let Some(look) = look else {
             let request = Request::from_parts(parts, body);
             return ResponseFuture::new(State::passing(self.inner().call(request)));
-        }
+        };
         // What is wrong with a key in a header is said before the body is read.
         let refusal = match look {
             Look::Absent => Refusal::missing_key(),
