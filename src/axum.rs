@@ -1,10 +1,9 @@
-//! What axum handlers take, and what routers need.
+//! What axum handlers take.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -14,24 +13,6 @@ use crate::key::{IDEMPOTENCY_KEY, IdempotencyKey};
 use crate::layer::is_layered;
 use crate::problem::{DEFAULT_PROBLEM_TYPE_BASE, Refusal};
 use crate::record::FencingToken;
-
-/// The path of a request before any router took a prefix off it, for
-/// [`IdempotencyLayer::target`](crate::IdempotencyLayer::target):
-///
-/// ```
-/// # #[cfg(feature = "memory")] {
-/// use tower_idempotency::{IdempotencyLayer, original_path, store::MemoryStore};
-///
-/// let layer = IdempotencyLayer::new(MemoryStore::new()).target(original_path);
-/// # }
-/// ```
-pub fn original_path(parts: &Parts) -> Cow<'_, str> {
-    let uri = parts
-        .extensions
-        .get::<OriginalUri>()
-        .map_or(&parts.uri, |original| &original.0);
-    Cow::Borrowed(uri.path())
-}
 
 /// A handler asked for its attempt, and the request was not guarded. A handler that can do without
 /// takes an `Option`.

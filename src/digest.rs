@@ -19,6 +19,10 @@ pub(crate) enum Domain {
     Request = 4,
     /// The fingerprint of work that is no HTTP request, from its inputs.
     Inputs = 5,
+    /// Who sent a request, from a record's name and credentials.
+    Caller = 6,
+    /// A recipe's id, from settings.
+    Recipe = 7,
     /// What names an attempt to others, from its owner id.
     Holder = 9,
 }
@@ -46,18 +50,40 @@ impl Digest {
     }
 
     pub(crate) fn field(&mut self, bytes: &[u8]) {
-        self.count(bytes.len());
-        self.raw(bytes);
+        self.after(bytes.len(), bytes);
+    }
+
+    /// A field in lower case.
+    pub(crate) fn field_in_lower_case(&mut self, bytes: &[u8]) {
+        let has_upper = |any, byte: &u8| any | byte.is_ascii_uppercase();
+        // Clients seldom write any.
+        match bytes.iter().fold(false, has_upper) {
+            true => self.field(&bytes.to_ascii_lowercase()),
+            false => self.field(bytes),
+        }
     }
 
     /// An absent field differs from an empty one.
     pub(crate) fn optional(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             None => self.tag(0),
-            Some(bytes) => {
-                self.count(bytes.len() + 1);
-                self.raw(bytes);
-            }
+            Some(bytes) => self.after(bytes.len() + 1, bytes),
+        }
+    }
+
+    /// Bytes after their number.
+    fn after(&mut self, number: usize, bytes: &[u8]) {
+        let end = self.length + 1 + bytes.len();
+        // Most are short, and there is room for them.
+        if number < 0x80
+            && let Some([first, free @ ..]) = self.gathered.get_mut(self.length..end)
+        {
+            *first = number as u8;
+            free.copy_from_slice(bytes);
+            self.length = end;
+        } else {
+            self.count(number);
+            self.raw(bytes);
         }
     }
 

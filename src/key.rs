@@ -1,6 +1,7 @@
 //! The idempotency key: what a client may send, whose key it is, and the digest that names its record.
 
-use std::borrow::Cow;
+mod syntax;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::HeaderName;
 
+pub(crate) use self::syntax::check;
+pub use self::syntax::{InvalidKey, KeySyntax, MAX_KEY_LENGTH};
 use crate::digest::{Digest, Domain, hex};
 use crate::scratch;
 
@@ -17,79 +20,10 @@ use crate::scratch;
 /// [draft-ietf-httpapi-idempotency-key-header-07, section 2]: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-07#section-2
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The longest key that is accepted, in bytes, quotes and escapes not counted: Stripe's limit.
-pub const MAX_KEY_LENGTH: usize = 255;
-
-/// How the value of a key header is read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KeySyntax {
-    /// A bare key as Stripe's clients send it, or the draft's quoted string; both forms of one
-    /// key are the same key. The default.
-    #[default]
-    Lenient,
-    /// Only the draft's form: a quoted string of [RFC 9651, section 3.3.3], without parameters.
-    ///
-    /// [RFC 9651, section 3.3.3]: https://www.rfc-editor.org/rfc/rfc9651#section-3.3.3
-    Strict,
-}
-
-/// Why something cannot be an idempotency key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InvalidKey {
-    /// It is longer than [`MAX_KEY_LENGTH`].
-    TooLong {
-        /// Its length in bytes.
-        length: usize,
-    },
-    /// It has no character.
-    Empty,
-    /// It has a byte that is not a visible ASCII character (0x21 to 0x7E).
-    NotVisibleAscii {
-        /// The position of the first such byte, counted from 0.
-        at: usize,
-    },
-    /// A quote is not where the syntax allows one, or the closing one is missing.
-    Quoting,
-    /// The syntax is [`KeySyntax::Strict`], and the key is not a quoted string.
-    NotQuoted,
-    /// The header stands in the request more than once.
-    Repeated,
-    /// The application's own rule refused it, or a key field of the body cannot be read.
-    Refused(
-        /// What is wrong, for the client to read.
-        Cow<'static, str>,
-    ),
-}
-
-impl fmt::Display for InvalidKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong { length } => write!(
-                f,
-                "the idempotency key is {length} bytes long; at most {MAX_KEY_LENGTH} are allowed"
-            ),
-            Self::Empty => f.write_str("the idempotency key is empty"),
-            Self::NotVisibleAscii { at } => write!(
-                f,
-                "the idempotency key has a byte at position {at} that is not a visible ASCII character"
-            ),
-            Self::Quoting => f.write_str("the idempotency key has broken quoting"),
-            Self::NotQuoted => {
-                f.write_str("the idempotency key must be a quoted string, such as \"4f1c9e\"")
-            }
-            Self::Repeated => f.write_str("the idempotency key header was sent more than once"),
-            Self::Refused(reason) => f.write_str(reason),
-        }
-    }
-}
-
-impl std::error::Error for InvalidKey {}
-
-/// A key that was found in a header, and checked.
+/// A key that was found in the head of a request, and checked.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// Copied, for to look for it once more would cost more.
+    /// A copy, which costs less than to look for it once more.
     Short {
         bytes: Text,
         length: u8,
@@ -103,7 +37,7 @@ pub(crate) enum Found {
 pub(crate) struct Text([u8; 64]);
 
 impl Found {
-    fn new(key: &str) -> Self {
+    pub(crate) fn new(key: &str) -> Self {
         let mut bytes = Text([0; 64]);
         match bytes.0.get_mut(..key.len()) {
             Some(place) => {
@@ -125,7 +59,8 @@ impl Found {
     }
 }
 
-/// Looks for the key in the header `name`; `None` when it is not there.
+/// Looks for the key in the header `name`; `None` when it is not there. More than one line is
+/// taken for one if they say the same.
 pub(crate) fn find(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -134,81 +69,44 @@ pub(crate) fn find(
     let Some(value) = headers.get(name) else {
         return Ok(None);
     };
+    let key = syntax.parse(value.as_bytes())?;
     // In most requests no name stands twice, and the map knows that at once.
-    let has_repeated = headers.len() > headers.keys_len();
-    if has_repeated && headers.get_all(name).iter().nth(1).is_some() {
-        return Err(InvalidKey::Repeated);
-    }
-    parse(value.as_bytes(), syntax).map(|key| Some(Found::new(&key)))
-}
-
-/// Reads one header value. Only a quoted key with escapes is copied.
-fn parse(value: &[u8], syntax: KeySyntax) -> Result<Cow<'_, str>, InvalidKey> {
-    let value = value.trim_ascii();
-    match value.first() {
-        None => Err(InvalidKey::Empty),
-        Some(b'"') => quoted(value),
-        Some(_) if syntax == KeySyntax::Strict => Err(InvalidKey::NotQuoted),
-        Some(_) if value.last() == Some(&b'"') => Err(InvalidKey::Quoting),
-        Some(_) => check(value).map(Cow::Borrowed),
-    }
-}
-
-fn quoted(value: &[u8]) -> Result<Cow<'_, str>, InvalidKey> {
-    let inner = &value[1..];
-    // A quote or a backslash inside is the rare case; without one the key is borrowed.
-    match memchr::memchr2(b'"', b'\\', inner) {
-        None => Err(InvalidKey::Quoting),
-        Some(end) if inner[end] == b'"' => {
-            if end + 1 != inner.len() {
-                return Err(InvalidKey::Quoting);
+    if headers.len() > headers.keys_len() {
+        for other in headers.get_all(name).iter().skip(1) {
+            if syntax.parse(other.as_bytes())? != key {
+                return Err(InvalidKey::Differing);
             }
-            check(&inner[..end]).map(Cow::Borrowed)
-        }
-        Some(_) => unescape(inner),
-    }
-}
-
-fn unescape(inner: &[u8]) -> Result<Cow<'static, str>, InvalidKey> {
-    let mut key = Vec::with_capacity(inner.len());
-    let mut bytes = inner.iter();
-    while let Some(&byte) = bytes.next() {
-        match byte {
-            b'"' if bytes.len() == 0 => {
-                return check(&key).map(|key| Cow::Owned(key.to_owned()));
-            }
-            b'"' => return Err(InvalidKey::Quoting),
-            b'\\' => match bytes.next() {
-                Some(&escaped @ (b'"' | b'\\')) => key.push(escaped),
-                _ => return Err(InvalidKey::Quoting),
-            },
-            _ => key.push(byte),
         }
     }
-    Err(InvalidKey::Quoting)
+    Ok(Some(Found::new(&key)))
 }
 
-/// What holds for a key from any source.
-pub(crate) fn check(key: &[u8]) -> Result<&str, InvalidKey> {
-    if key.is_empty() {
-        return Err(InvalidKey::Empty);
+/// Looks for the key in several headers, which have to say the same where they are there.
+pub(crate) fn find_in(
+    headers: &HeaderMap,
+    names: &[HeaderName],
+    syntax: KeySyntax,
+) -> Result<Option<Found>, InvalidKey> {
+    let mut found: Option<Found> = None;
+    for name in names {
+        let Some(other) = find(headers, name, syntax)? else {
+            continue;
+        };
+        match &found {
+            None => found = Some(other),
+            Some(found) if found.as_str() == other.as_str() => {}
+            Some(_) => return Err(InvalidKey::Differing),
+        }
     }
-    // Nearly all are good, so the bytes are looked at in one go, and a position is for the others.
-    let is_visible = |byte: &u8| byte.is_ascii_graphic();
-    if !key.iter().fold(true, |all, byte| all & is_visible(byte)) {
-        let at = key.iter().take_while(|byte| is_visible(byte)).count();
-        return Err(InvalidKey::NotVisibleAscii { at });
-    }
-    if key.len() > MAX_KEY_LENGTH {
-        return Err(InvalidKey::TooLong { length: key.len() });
-    }
-    std::str::from_utf8(key).map_err(|error| InvalidKey::NotVisibleAscii {
-        at: error.valid_up_to(),
-    })
+    Ok(found)
 }
 
-/// The name of a record: SHA-256 over namespace, scope, operation and the client's key, each
-/// with its length before it.
+/// Names a record: SHA-256 over the [`KeyParts`] of its key.
+///
+/// What is hashed is method, target and key, each after its length; then, if there is a namespace
+/// or a scope, the namespace after its length, and a zero byte where there is no scope, or else
+/// the scope after its length plus one; and the byte 1, which says that it is a record key.
+/// Lengths are in LEB128, and texts in UTF-8.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordKey([u8; 32]);
 
@@ -300,7 +198,7 @@ impl KeyParts<'_> {
 /// assert_eq!(key.as_str(), "invoice-1432");
 ///
 /// // The same purpose always gives the same key, so a second attempt sends the same one.
-/// assert_eq!(key.derive("psp"), key.derive("psp"));
+/// assert_eq!(key.derive("psp").as_str(), key.derive("psp").as_str());
 /// assert_ne!(key.derive("psp"), key.derive("ledger"));
 /// # Ok(())
 /// # }
@@ -322,8 +220,8 @@ impl IdempotencyKey {
     ///
     /// # Errors
     ///
-    /// When `key` is empty, longer than [`MAX_KEY_LENGTH`] or has a byte that is not a visible
-    /// ASCII character.
+    /// When `key` is empty or blank, longer than [`MAX_KEY_LENGTH`] or has a byte that is not a
+    /// printable ASCII character.
     pub fn new(operation: &str, key: &str) -> Result<Self, InvalidKey> {
         Self::from_parts(&KeyParts {
             target: operation,
@@ -392,14 +290,28 @@ impl IdempotencyKey {
         &self.record_key
     }
 
-    /// A key for a call that the handler itself makes, such as to its payment provider: the
-    /// same for every attempt at this key, and another for each `purpose`, operation, scope and
-    /// namespace. 32 hexadecimal digits, which every provider we know takes.
-    pub fn derive(&self, purpose: &str) -> String {
+    /// Returns a key for one step of the work under this key: the same for every attempt at this
+    /// key, and another for each `purpose`, operation, scope and namespace.
+    ///
+    /// Its operation is `purpose`, in the same namespace and scope, and
+    /// [`as_str`](Self::as_str) is 32 hexadecimal digits, which every provider we know takes as
+    /// the idempotency key of a call. A handler runs a step of its own under it with
+    /// [`Executor::run`](crate::Executor::run).
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> Self {
         let mut digest = Digest::new(Domain::DerivedKey);
         digest.field(self.record_key.as_bytes());
         digest.field(purpose.as_bytes());
-        hex(&digest.finish()[..16])
+        let key = hex(&digest.finish()[..16]);
+        let parts = self.parts();
+        let parts = KeyParts {
+            namespace: parts.namespace,
+            scope: parts.scope,
+            method: "",
+            target: purpose,
+            key: &key,
+        };
+        Self::assemble(&parts, parts.record_key())
     }
 }
 
@@ -428,81 +340,48 @@ impl fmt::Debug for IdempotencyKey {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use proptest::prelude::*;
 
     use super::*;
 
-    fn lenient(value: &str) -> Result<String, InvalidKey> {
-        read(value, KeySyntax::Lenient)
-    }
+    const OTHER: HeaderName = HeaderName::from_static("x-idempotency-key");
 
-    fn strict(value: &str) -> Result<String, InvalidKey> {
-        read(value, KeySyntax::Strict)
-    }
-
-    fn read(value: &str, syntax: KeySyntax) -> Result<String, InvalidKey> {
+    fn found(lines: &[(HeaderName, &'static str)]) -> Result<Option<String>, InvalidKey> {
         let mut headers = HeaderMap::new();
-        let value = HeaderValue::from_str(value).expect("it is text");
-        headers.append(IDEMPOTENCY_KEY, value);
-        let found = find(&headers, &IDEMPOTENCY_KEY, syntax)?.expect("it is there");
-        Ok(found.as_str().to_owned())
+        for (name, value) in lines {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let found = find_in(&headers, &[IDEMPOTENCY_KEY, OTHER], KeySyntax::Lenient)?;
+        Ok(found.map(|found| found.as_str().to_owned()))
     }
 
     #[test]
-    fn bare_and_quoted_forms_are_one_key() {
-        assert_eq!(lenient("8e03978e-40d5").as_deref(), Ok("8e03978e-40d5"));
-        assert_eq!(lenient("\"8e03978e-40d5\"").as_deref(), Ok("8e03978e-40d5"));
+    fn keys_that_say_the_same_are_one() {
+        let one = Ok(Some("abc".to_owned()));
+        assert_eq!(found(&[]), Ok(None));
+        assert_eq!(found(&[(OTHER, "abc")]), one);
         assert_eq!(
-            lenient("  \"8e03978e-40d5\" ").as_deref(),
-            Ok("8e03978e-40d5")
+            found(&[(IDEMPOTENCY_KEY, "abc"), (IDEMPOTENCY_KEY, "\"abc\"")]),
+            one
         );
-        assert_eq!(lenient(r#""a\"b\\c""#).as_deref(), Ok(r#"a"b\c"#));
-        assert_eq!(lenient(r"a\b,c=d").as_deref(), Ok(r"a\b,c=d"));
+        assert_eq!(found(&[(IDEMPOTENCY_KEY, "abc"), (OTHER, "\"abc\"")]), one);
     }
 
     #[test]
-    fn strict_takes_the_quoted_form_alone() {
-        assert_eq!(strict("\"abc\"").as_deref(), Ok("abc"));
-        assert_eq!(strict("abc"), Err(InvalidKey::NotQuoted));
-        assert_eq!(strict("\"abc\";v=1"), Err(InvalidKey::Quoting));
-    }
-
-    #[test]
-    fn malformed_keys_are_named() {
-        assert_eq!(lenient(""), Err(InvalidKey::Empty));
-        assert_eq!(lenient("   "), Err(InvalidKey::Empty));
-        assert_eq!(lenient("\"\""), Err(InvalidKey::Empty));
-        assert_eq!(lenient("\""), Err(InvalidKey::Quoting));
-        assert_eq!(lenient("\"abc"), Err(InvalidKey::Quoting));
-        assert_eq!(lenient("abc\""), Err(InvalidKey::Quoting));
-        assert_eq!(lenient("\"a\"b\""), Err(InvalidKey::Quoting));
-        assert_eq!(lenient("\"a\", \"b\""), Err(InvalidKey::Quoting));
-        assert_eq!(lenient(r#""a\b""#), Err(InvalidKey::Quoting));
-        assert_eq!(lenient(r#""a\""#), Err(InvalidKey::Quoting));
-        assert_eq!(lenient(r#""a\"#), Err(InvalidKey::Quoting));
-        assert_eq!(lenient("a b"), Err(InvalidKey::NotVisibleAscii { at: 1 }));
+    fn keys_that_differ_or_are_malformed_are_refused() {
+        for lines in [
+            [(IDEMPOTENCY_KEY, "abc"), (IDEMPOTENCY_KEY, "abd")],
+            [(IDEMPOTENCY_KEY, "abc"), (OTHER, "abd")],
+        ] {
+            assert_eq!(found(&lines), Err(InvalidKey::Differing));
+        }
         assert_eq!(
-            lenient("\"a b\""),
-            Err(InvalidKey::NotVisibleAscii { at: 1 })
+            found(&[(IDEMPOTENCY_KEY, "abc"), (OTHER, "")]),
+            Err(InvalidKey::Empty)
         );
-        assert_eq!(lenient("clé"), Err(InvalidKey::NotVisibleAscii { at: 2 }));
         assert_eq!(
-            lenient(&"k".repeat(256)),
-            Err(InvalidKey::TooLong { length: 256 })
+            found(&[(OTHER, "abc"), (OTHER, "\"abc")]),
+            Err(InvalidKey::Quoting)
         );
-        assert_eq!(lenient(&"k".repeat(255)).map(|key| key.len()), Ok(255));
-        let longest_quoted = format!("\"{}\"", "k".repeat(255));
-        assert_eq!(lenient(&longest_quoted).map(|key| key.len()), Ok(255));
-    }
-
-    #[test]
-    fn two_header_lines_are_refused_even_if_they_agree() {
-        let mut headers = HeaderMap::new();
-        headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static("abc"));
-        let find = |headers: &HeaderMap| find(headers, &IDEMPOTENCY_KEY, KeySyntax::Lenient);
-        assert!(matches!(find(&headers), Ok(Some(_))));
-        headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static("abc"));
-        assert_eq!(find(&headers).map(|_| ()), Err(InvalidKey::Repeated));
     }
 
     #[test]
@@ -571,33 +450,60 @@ mod tests {
         assert!(!format!("{key:?}").contains("s3cret"));
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_give_a_valid_key_or_an_error(
-            value in proptest::collection::vec(any::<u8>(), 0..300),
-            strict in any::<bool>(),
-        ) {
-            let syntax = if strict { KeySyntax::Strict } else { KeySyntax::Lenient };
-            match parse(&value, syntax) {
-                Ok(key) => prop_assert_eq!(check(key.as_bytes()), Ok(&*key)),
-                Err(invalid) => prop_assert!(!invalid.to_string().is_empty()),
-            }
-        }
+    #[test]
+    fn a_record_key_is_the_digest_of_these_bytes() {
+        use sha2::{Digest as _, Sha256};
 
-        #[test]
-        fn any_quoted_key_is_read_as_it_was_meant(key in "[!-~]{1,255}", pad in " {0,2}") {
-            let quoted = key.replace('\\', "\\\\").replace('"', "\\\"");
-            let value = format!("{pad}\"{quoted}\"{pad}");
-            for syntax in [KeySyntax::Lenient, KeySyntax::Strict] {
-                let read = read(&value, syntax);
-                prop_assert_eq!(read.as_deref(), Ok(&*key));
-            }
-        }
+        let of = |bytes: &[u8]| RecordKey(Sha256::digest(bytes).into());
+        let parts = KeyParts {
+            method: "POST",
+            target: "/a",
+            key: "k",
+            ..KeyParts::default()
+        };
+        assert_eq!(parts.record_key(), of(b"\x04POST\x02/a\x01k\x01"));
+        let parts = KeyParts {
+            namespace: "live",
+            ..parts
+        };
+        assert_eq!(
+            parts.record_key(),
+            of(b"\x04POST\x02/a\x01k\x04live\x00\x01")
+        );
+        let parts = KeyParts {
+            namespace: "",
+            scope: Some("t"),
+            ..parts
+        };
+        assert_eq!(parts.record_key(), of(b"\x04POST\x02/a\x01k\x00\x02t\x01"));
+    }
 
-        #[test]
-        fn any_bare_key_without_quotes_is_read_as_it_is(key in "[!#-~]{1,255}") {
-            let read = lenient(&key);
-            prop_assert_eq!(read.as_deref(), Ok(&*key));
-        }
+    #[test]
+    fn a_derived_key_is_a_key_of_its_own() {
+        let parts = KeyParts {
+            namespace: "live",
+            scope: Some("acct_1"),
+            method: "POST",
+            target: "/v1/charges",
+            key: "abc",
+        };
+        let key = IdempotencyKey::from_parts(&parts).expect("a valid key");
+        let derived = key.derive("psp");
+        assert_eq!(
+            derived.parts(),
+            KeyParts {
+                method: "",
+                target: "psp",
+                key: derived.as_str(),
+                ..parts
+            }
+        );
+        assert_eq!(*derived.record_key(), derived.parts().record_key());
+        assert_eq!(derived.as_str().len(), 32);
+        assert_eq!(derived, key.derive("psp"));
+        let again = derived.derive("psp");
+        let others = [&key, &key.derive("ledger"), &again];
+        assert!(others.iter().all(|other| **other != derived));
+        assert!(!format!("{derived:?}").contains(derived.as_str()));
     }
 }

@@ -16,7 +16,11 @@ use crate::clock::Clock;
 use crate::executor::{Executor, Handle};
 use crate::policy::{End, Orphan, Recording};
 use crate::problem::{Refusal, Responder};
-use crate::request::{FingerprintSource, KeySource};
+use crate::record::RecipeId;
+use crate::request::{
+    CallerSource, FingerprintSource, Identification, KeySource, MOST_ACCEPTED, Naming, QuerySource,
+    Recipe,
+};
 use crate::response::{Answer, StoredResponse};
 use crate::service::{Carry, Idempotency, RunFuture};
 use crate::settings::{Settings, Shared};
@@ -128,28 +132,36 @@ impl<St: Store> IdempotencyLayer<St> {
 
     // Whose key it is.
 
-    /// Where the key comes from. Default: the header `Idempotency-Key`, bare or quoted.
+    /// Says where the key comes from. Default: the header `Idempotency-Key`, bare or quoted.
+    ///
+    /// PayPal's clients send `PayPal-Request-Id`, others `X-Idempotency-Key`, and Square's a member
+    /// of the body: see the table of [`KeySource`].
     #[must_use]
     pub fn key_source(self, source: KeySource) -> Self {
-        self.set(|settings| settings.identification.source = source)
+        self.identify(|identification| identification.source = source)
     }
 
-    /// What keeps the keys of this service or environment apart from those of others in the same
+    /// Keeps the keys of this service or environment apart from those of others in the same
     /// store. Default: empty.
+    ///
+    /// Two services that share a store and serve the same paths need one each. A layer with
+    /// another namespace does not find what was recorded before; see
+    /// [`previously`](Self::previously).
     #[must_use]
     pub fn namespace(self, namespace: impl Into<Cow<'static, str>>) -> Self {
-        let namespace = namespace.into();
-        self.set(|settings| settings.identification.namespace = namespace)
+        self.name(|naming| naming.namespace(namespace))
     }
 
     /// Names the tenant that a request's key belongs to: two tenants may use one key, and never
     /// meet. Default: none.
     ///
     /// Take the tenant from what authentication has established, not from what the client says.
-    /// Where there is no scope, or `scope` gives `None`, the `Authorization` header is part of
-    /// the *fingerprint*: another caller with the same key gets a 422 `key-reused`, never
-    /// somebody's response; and a caller whose token was rotated between two tries gets a 422,
-    /// never a second charge.
+    /// Tenants that do not trust each other need a scope: without one, whoever uses a key first
+    /// owns it, and every other caller is refused with 422 `caller-differs`.
+    ///
+    /// Where there is a scope, it is what tells callers apart: with which credentials a request
+    /// comes, and to which host, does not count, so that a token may be renewed between two tries.
+    /// Where there is none, or `scope` gives `None`, the [caller](Self::caller) counts.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -165,41 +177,197 @@ impl<St: Store> IdempotencyLayer<St> {
     /// });
     /// # }
     /// ```
+    ///
+    /// One client may act for several accounts with the same credentials, such as a platform that
+    /// sends `Stripe-Account`. Its keys belong to the account, so the account belongs to the scope:
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use std::borrow::Cow;
+    /// use tower_idempotency::{IdempotencyLayer, store::MemoryStore};
+    ///
+    /// # #[derive(Clone)]
+    /// # struct Account(String);
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).scope(|request| {
+    ///     // Authentication has checked that the one may act for the other.
+    ///     let platform = &request.extensions.get::<Account>()?.0;
+    ///     match request.headers.get("stripe-account") {
+    ///         None => Some(Cow::Borrowed(platform.as_str())),
+    ///         Some(account) => Some(format!("{platform} for {account:?}").into()),
+    ///     }
+    /// });
+    /// # }
+    /// ```
     #[must_use]
     pub fn scope<F>(self, scope: F) -> Self
     where
         F: for<'a> Fn(&'a Parts) -> Option<Cow<'a, str>> + Send + Sync + 'static,
     {
-        self.set(|settings| settings.identification.scope = Some(Arc::new(scope)))
+        self.name(|naming| naming.scope(scope))
     }
 
     /// Names what a request is done to. With the method, it is the operation that a key belongs
-    /// to. Default: the path of the URI.
+    /// to: the same key may be used for each operation once. Default:
+    /// [`original_path`](crate::original_path), which tells nested routers of axum apart and does
+    /// not mind how a path is percent-encoded.
     ///
-    /// A router that is nested in another may see a path without its prefix. Where two nested
-    /// routers share a store, give each a [`namespace`](Self::namespace), or take the original
-    /// path, with axum [`original_path`](crate::original_path) (feature `axum`).
+    /// A target that is coarser than the path lets two paths share their keys. The original path
+    /// and the query count as part of the request in any case: the same key for another path is
+    /// then refused with 422 `key-reused`.
     #[must_use]
     pub fn target<F>(self, target: F) -> Self
     where
         F: for<'a> Fn(&'a Parts) -> Cow<'a, str> + Send + Sync + 'static,
     {
-        self.set(|settings| settings.identification.target = Some(Arc::new(target)))
+        self.name(|naming| naming.target(target))
     }
 
-    /// What of the body must be equal in a request and its retry. Default: all of it. Scope or
-    /// credentials, operation, query and media type must be equal in any case.
+    /// Names one earlier way in which records were named, such as without the
+    /// [namespace](Self::namespace) or [scope](Self::scope) that the layer has now. Default: none.
+    ///
+    /// A request whose key is not found by its name is looked up by its earlier name before the
+    /// handler starts. Without this, a retry whose first try came before the change runs again.
+    /// Set it for as long as records are retained.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{IdempotencyLayer, Naming, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new())
+    ///     .namespace("payments")
+    ///     .previously(Naming::new());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn previously(self, naming: Naming) -> Self {
+        self.identify(|identification| identification.previously = Some(naming))
+    }
+
+    /// Says what tells the callers of one key apart. Default: their
+    /// [credentials](CallerSource::credentials) where there is no [scope](Self::scope), and nothing
+    /// where there is one.
+    ///
+    /// A request with the key of another caller is refused with 422 `caller-differs`: it is never
+    /// executed, and the answer tells neither whether it is the same request nor what has become
+    /// of that one. So is a retry whose token was renewed, or whose session began anew, since the
+    /// first try. It has to be sent with the credentials of the first try; a new key would run the
+    /// operation again. Where tokens are renewed, name the tenant by [`scope`](Self::scope), or
+    /// the subject of the token by [`CallerSource::function`].
+    ///
+    /// Schemes that sign each request anew, such as AWS Signature Version 4, Digest, OAuth 1 and
+    /// Hawk, make another caller of each retry; the layer warns of it once. With authentication
+    /// outside of the layer, set a scope, or
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{CallerSource, IdempotencyLayer, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new())
+    ///     .caller(CallerSource::signed_identity());
+    /// # }
+    /// ```
+    ///
+    /// With a scope, a source that is set here counts in addition to it. Without one, the host
+    /// counts in addition to the source, unless it is [any](Self::any_host).
+    #[must_use]
+    pub fn caller(self, source: CallerSource) -> Self {
+        self.mix(|recipe| recipe.caller(source))
+    }
+
+    /// Names the cookies that tell callers apart. Default: all but
+    /// [`UNIDENTIFYING_COOKIES`](crate::UNIDENTIFYING_COOKIES).
+    ///
+    /// A cookie that changes at each response makes another caller of each retry. Laravel's
+    /// `laravel_session` does, since it is encrypted anew, as does every session that is renewed
+    /// with each request: there, name the cookies that stay, or set a [scope](Self::scope).
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{IdempotencyLayer, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).session_cookies(["sid"]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn session_cookies<I>(self, names: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<Cow<'static, str>>,
+    {
+        self.mix(|recipe| recipe.session_cookies(names))
+    }
+
+    /// Lets a retry come to another host than the first try. By default, where there is no
+    /// [scope](Self::scope), the host tells callers apart, since services of several customers are
+    /// often told apart by it: the authority of the URI, or else the `Host` header, in lower case
+    /// and without port 80 or 443.
+    ///
+    /// Set this where clients know the nodes of a service by their own names.
+    #[must_use]
+    pub fn any_host(self) -> Self {
+        self.mix(Recipe::any_host)
+    }
+
+    /// Says what of the body must be equal in a request and its retry. Default: all of it.
+    /// Operation, query, media type and the headers of
+    /// [`OPERATION_HEADERS`](crate::OPERATION_HEADERS) must be equal in any case.
+    ///
+    /// Another request with the same key is refused with 422 `key-reused`: it is never executed,
+    /// and never answered with a response that is not its own.
     #[must_use]
     pub fn fingerprint(self, source: FingerprintSource) -> Self {
-        self.set(|settings| settings.identification.fingerprinting.source = source)
+        self.mix(|recipe| recipe.fingerprint(source))
     }
 
-    /// Request headers that must be equal in a request and its retry, such as `Stripe-Version`
-    /// or an API key of your own. Default: none.
+    /// Names request headers that must be equal in a request and its retry, such as
+    /// `Stripe-Version`. Default: none beside [`OPERATION_HEADERS`](crate::OPERATION_HEADERS).
+    ///
+    /// Several lines of one header are one, joined by a comma and a space.
     #[must_use]
     pub fn fingerprint_headers(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
-        let headers = headers.into_iter().collect();
-        self.set(|settings| settings.identification.fingerprinting.headers = headers)
+        self.mix(|recipe| recipe.fingerprint_headers(headers))
+    }
+
+    /// Says what of the query must be equal in a request and its retry. Default: all of it.
+    ///
+    /// Clients that sign the query make a part of it anew for each try:
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use tower_idempotency::{IdempotencyLayer, QuerySource, store::MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new())
+    ///     .fingerprint_query(QuerySource::without(["timestamp", "signature"]));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn fingerprint_query(self, query: QuerySource) -> Self {
+        self.mix(|recipe| recipe.fingerprint_query(query))
+    }
+
+    /// Sets everything by which requests are told apart at once: [`fingerprint`](Self::fingerprint),
+    /// [`fingerprint_headers`](Self::fingerprint_headers),
+    /// [`fingerprint_query`](Self::fingerprint_query), [`caller`](Self::caller),
+    /// [`session_cookies`](Self::session_cookies) and [`any_host`](Self::any_host).
+    #[must_use]
+    pub fn recipe(self, recipe: Recipe) -> Self {
+        self.identify(|identification| identification.recipe = recipe)
+    }
+
+    /// Accepts records that were made by up to two other recipes, such as those of a deploy before
+    /// or after this one; see [`Recipe`]. Default: none, and such a record is refused with 409
+    /// `settings-changed`. More than two do not compile.
+    ///
+    /// The body of each request is hashed once more for each of them.
+    #[must_use]
+    pub fn also_accept<const N: usize>(self, recipes: [Recipe; N]) -> Self {
+        const { assert!(N <= MOST_ACCEPTED, "at most two other recipes are accepted") };
+        self.identify(|identification| identification.accepted = recipes.into())
+    }
+
+    /// Returns the id of the recipe that this layer's records are made by, for logs.
+    pub fn recipe_id(&self) -> RecipeId {
+        self.shared.settings.identification.recipe.id()
     }
 
     // Bodies and responses.
@@ -551,6 +719,22 @@ impl<St: Store> IdempotencyLayer<St> {
     /// ```
     pub fn for_any_body(self) -> AnyBodyLayer<St> {
         AnyBodyLayer::new(self)
+    }
+
+    fn identify(self, change: impl FnOnce(&mut Identification)) -> Self {
+        self.set(|settings| change(&mut settings.identification))
+    }
+
+    fn name(self, change: impl FnOnce(Naming) -> Naming) -> Self {
+        self.identify(|identification| {
+            identification.naming = change(std::mem::take(&mut identification.naming));
+        })
+    }
+
+    fn mix(self, change: impl FnOnce(Recipe) -> Recipe) -> Self {
+        self.identify(|identification| {
+            identification.recipe = change(std::mem::take(&mut identification.recipe));
+        })
     }
 
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {

@@ -28,7 +28,7 @@ pub mod store;
 pub mod testing;
 
 #[cfg(feature = "axum")]
-pub use crate::axum::{NotGuarded, original_path};
+pub use crate::axum::NotGuarded;
 pub use crate::body::{
     AnyBody, AnyBodyFuture, AnyBodyLayer, BufferedBody, FromBuffered, GuardedBody, WrapResponse,
 };
@@ -52,6 +52,9 @@ pub use crate::policy::{
     Summary, SummaryTooLong,
 };
 pub use crate::problem::{Refusal, RefusalReason};
-pub use crate::request::{FingerprintSource, KeyFunction, KeySource};
+pub use crate::request::{
+    CREDENTIAL_HEADERS, CallerSource, FingerprintSource, KeySource, Naming, OPERATION_HEADERS,
+    QuerySource, Recipe, UNIDENTIFYING_COOKIES, original_path,
+};
 pub use crate::response::{Answer, DamagedAnswer, StoredResponse, UNSTORED_HEADERS};
 pub use crate::service::{Idempotency, ResponseFuture, RunFuture};

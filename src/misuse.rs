@@ -44,7 +44,7 @@ impl<St: Store> Shared<St> {
                 "the store may forget a key before it expires, and then it runs again; use it as a near tier only"
             );
         }
-        if store.is_shared() && settings.identification.namespace.is_empty() {
+        if store.is_shared() && settings.identification.naming.has_no_namespace() {
             warn_of_namespace(type_name::<St>());
         }
     }

@@ -103,6 +103,15 @@ impl Settings {
         }
     }
 
+    /// Says what there is of a key where only the whole head tells; `None` when the request is not
+    /// to be guarded.
+    pub(crate) fn look_again(&self, parts: &Parts) -> Option<Look> {
+        match self.identification.source.look_again(parts) {
+            Look::Absent if !self.key_required => None,
+            look => Some(look),
+        }
+    }
+
     /// Whether the application wants a request guarded.
     pub(crate) fn is_picked(&self, parts: &Parts) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter(parts))

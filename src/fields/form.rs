@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::{Field, FieldError, PRESENT, feed_absent};
+use super::{Blank, Field, FieldError, PRESENT, feed_absent};
 use crate::digest::Digest;
 
 type Bytes<'a> = Cow<'a, [u8]>;
@@ -15,12 +15,14 @@ type Bytes<'a> = Cow<'a, [u8]>;
 pub(super) fn select(
     body: &[u8],
     fields: &[Field],
+    blank: Blank,
     digest: &mut Digest,
 ) -> Result<usize, FieldError> {
     let mut found = 0;
     for field in fields {
         let covered = covered(body, field);
-        if covered.is_empty() {
+        let is_blank = |pair: &Pair<'_>| pair.value.trim_ascii().is_empty();
+        if covered.is_empty() || blank == Blank::IsAbsent && covered.iter().all(is_blank) {
             feed_absent(field, digest)?;
         } else {
             digest.tag(PRESENT);
@@ -35,33 +37,35 @@ pub(super) fn select(
 pub(super) fn without(body: &[u8], left_out: &[Field], digest: &mut Digest) {
     let left_out: Vec<_> = left_out.iter().map(full_name).collect();
     let kept = pairs(body)
-        .filter(|(name, _)| {
+        .filter(|pair| {
             !left_out
                 .iter()
-                .any(|left_out| below(name, left_out.as_deref()).is_some())
+                .any(|left_out| below(&pair.name, left_out.as_deref()).is_some())
         })
         .collect();
     feed(kept, digest);
 }
 
 /// The pairs that `field` covers, each with the rest of its name.
-fn covered<'a>(body: &'a [u8], field: &Field) -> Vec<(Bytes<'a>, Bytes<'a>)> {
+fn covered<'a>(body: &'a [u8], field: &Field) -> Vec<Pair<'a>> {
     let full_name = full_name(field);
     pairs(body)
-        .filter_map(|(name, value)| {
-            let rest = below(&name, full_name.as_deref())?.to_vec();
-            Some((Cow::Owned(rest), value))
+        .filter_map(|pair| {
+            let rest = below(&pair.name, full_name.as_deref())?;
+            let start = pair.name.len() - rest.len();
+            Some(Pair { start, ..pair })
         })
         .collect()
 }
 
-/// Feeds pairs by name; those of one name stay in their order.
-fn feed(mut pairs: Vec<(Bytes<'_>, Bytes<'_>)>, digest: &mut Digest) {
-    pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+/// Feeds pairs by name. Those whose names are the same up to a `[]` stay in their order: each
+/// of them adds to a list, or to the element of a list that the one before it has begun.
+fn feed(mut pairs: Vec<Pair<'_>>, digest: &mut Digest) {
+    pairs.sort_by(|one, other| one.list().cmp(other.list()));
     digest.count(pairs.len());
-    for (name, value) in pairs {
-        digest.field(&name);
-        digest.field(&value);
+    for pair in pairs {
+        digest.field(&pair.name[pair.start..]);
+        digest.field(&pair.value);
     }
 }
 
@@ -81,20 +85,41 @@ fn below<'a>(name: &'a [u8], full_name: Option<&str>) -> Option<&'a [u8]> {
         .filter(|rest| rest.is_empty() || rest.starts_with(b"["))
 }
 
+/// A name and its value, decoded.
+struct Pair<'a> {
+    name: Bytes<'a>,
+    value: Bytes<'a>,
+    /// Where what counts of the name begins.
+    start: usize,
+}
+
+impl Pair<'_> {
+    /// The name up to its first `[]`, or all of it.
+    fn list(&self) -> &[u8] {
+        let end = memchr::memmem::find(&self.name, b"[]").map(|at| at + 2);
+        &self.name[..end.unwrap_or(self.name.len())]
+    }
+}
+
 /// Names and values, decoded as [the URL standard] has it but kept as bytes.
 ///
 /// [the URL standard]: https://url.spec.whatwg.org/#urlencoded-parsing
-fn pairs(body: &[u8]) -> impl Iterator<Item = (Bytes<'_>, Bytes<'_>)> {
+fn pairs(body: &[u8]) -> impl Iterator<Item = Pair<'_>> {
     body.split(|byte| *byte == b'&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
             let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
             let value = pair.get(end + 1..).unwrap_or_default();
-            (decode(&pair[..end]), decode(value))
+            Pair {
+                name: percent_decoded(&pair[..end]),
+                value: percent_decoded(value),
+                start: 0,
+            }
         })
 }
 
-fn decode(text: &[u8]) -> Bytes<'_> {
+/// Undoes the percent-encoding of a name or a value, where `+` is a space.
+pub(crate) fn percent_decoded(text: &[u8]) -> Bytes<'_> {
     let Some(plain) = memchr::memchr2(b'+', b'%', text) else {
         return Cow::Borrowed(text);
     };
@@ -134,14 +159,24 @@ mod tests {
 
     fn selected(body: &str, pointers: &[&str]) -> Result<[u8; 32], FieldError> {
         let mut digest = Digest::new(Domain::Test);
-        select(body.as_bytes(), &fields(pointers), &mut digest)?;
+        select(
+            body.as_bytes(),
+            &fields(pointers),
+            Blank::IsAValue,
+            &mut digest,
+        )?;
         Ok(digest.finish())
     }
 
     fn found(body: &str, pointers: &[&str]) -> usize {
         let optional: Vec<_> = fields(pointers).into_iter().map(Field::optional).collect();
-        select(body.as_bytes(), &optional, &mut Digest::new(Domain::Test))
-            .expect("all are optional")
+        select(
+            body.as_bytes(),
+            &optional,
+            Blank::IsAValue,
+            &mut Digest::new(Domain::Test),
+        )
+        .expect("all are optional")
     }
 
     fn rest(body: &str, left_out: &[&str]) -> [u8; 32] {
@@ -187,7 +222,10 @@ mod tests {
         expected.tag(ABSENT);
         let fields = [field("/a"), field("/c").optional()];
         let mut fed = Digest::new(Domain::Test);
-        assert_eq!(select(b"a%5Bb]=2&x=&a=1", &fields, &mut fed), Ok(1));
+        assert_eq!(
+            select(b"a%5Bb]=2&x=&a=1", &fields, Blank::IsAValue, &mut fed),
+            Ok(1)
+        );
         assert_eq!(fed.finish(), expected.finish());
     }
 
@@ -218,6 +256,43 @@ mod tests {
     }
 
     #[test]
+    fn pairs_that_build_a_list_stay_in_their_order() {
+        let rack = "items[][sku]=A&items[][n]=3&items[][sku]=B";
+        let other = "items[][sku]=A&items[][sku]=B&items[][n]=3";
+        for pointer in ["/items", "/items/", ""] {
+            assert_ne!(selected(rack, &[pointer]), selected(other, &[pointer]));
+            let apart = "items[][sku]=A&a=1&items[][n]=3&items[][sku]=B";
+            let together = "a=1&items[][sku]=A&items[][n]=3&items[][sku]=B";
+            assert_eq!(selected(apart, &[pointer]), selected(together, &[pointer]));
+        }
+        assert_ne!(rest(rack, &[]), rest(other, &[]));
+        // A number says which element is meant.
+        assert_eq!(
+            rest("i[0][a]=1&i[0][b]=2", &[]),
+            rest("i[0][b]=2&i[0][a]=1", &[])
+        );
+        assert_ne!(
+            rest("i[0][][a]=1&i[0][][b]=2", &[]),
+            rest("i[0][][b]=2&i[0][][a]=1", &[])
+        );
+    }
+
+    #[test]
+    fn a_blank_field_is_absent_where_it_names_nobody() {
+        let found = |body: &str| {
+            let fields = [field("/id").optional()];
+            let mut digest = Digest::new(Domain::Test);
+            select(body.as_bytes(), &fields, Blank::IsAbsent, &mut digest).expect("it is optional")
+        };
+        for body in ["", "id=", "id", "id=+%09", "id[]=&id[]=+", "id[a]="] {
+            assert_eq!(found(body), 0, "{body}");
+        }
+        for body in ["id=0", "id[]=&id[]=1", "id=%C2%A0"] {
+            assert_eq!(found(body), 1, "{body}");
+        }
+    }
+
+    #[test]
     fn an_absent_field_is_missing_and_an_empty_one_is_not() {
         let missing = |pointer: &str| {
             Err(FieldError::Missing {
@@ -235,7 +310,8 @@ mod tests {
         let of = |body: &str| {
             let mut digest = Digest::new(Domain::Test);
             let fields = [field("/a").optional(), field("/b").optional()];
-            let found = select(body.as_bytes(), &fields, &mut digest).expect("all are optional");
+            let found = select(body.as_bytes(), &fields, Blank::IsAValue, &mut digest)
+                .expect("all are optional");
             (found, digest.finish())
         };
         let bodies = ["", "a=", "b=", "a=&b="];
@@ -267,14 +343,14 @@ mod tests {
         #[test]
         fn any_bytes_give_a_digest_or_an_error(body in proptest::collection::vec(any::<u8>(), 0..60)) {
             let all = fields(&["", "/a", "/a/b"]);
-            let _ = select(&body, &all, &mut Digest::new(Domain::Test));
+            let _ = select(&body, &all, Blank::IsAbsent, &mut Digest::new(Domain::Test));
             without(&body, &all, &mut Digest::new(Domain::Test));
         }
 
         #[test]
         fn pairs_are_read_as_handlers_read_them(body in "([a-c=&+%\\[\\]]|%[0-9a-fA-F]{2}|é){0,20}") {
             let ours: Vec<_> = pairs(body.as_bytes())
-                .map(|(name, value)| {
+                .map(|Pair { name, value, .. }| {
                     (String::from_utf8_lossy(&name).into_owned(), String::from_utf8_lossy(&value).into_owned())
                 })
                 .collect();
@@ -284,7 +360,7 @@ mod tests {
 
         #[test]
         fn the_order_of_different_names_does_not_matter(
-            pairs in proptest::collection::btree_map("m(\\[[a-c]{0,2}\\]){0,2}", "[a-c]{0,2}", 1..6),
+            pairs in proptest::collection::btree_map("m(\\[[a-c]{1,2}\\]){0,2}(\\[\\])?", "[a-c]{0,2}", 1..6),
             seed in any::<proptest::sample::Index>(),
         ) {
             let mut lines: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -19,7 +19,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Field, FieldError, MAX_LEVELS, PRESENT, feed_absent};
+use super::{Blank, Field, FieldError, MAX_LEVELS, PRESENT, feed_absent};
 use crate::digest::Digest;
 
 const NULL: u8 = 0;
@@ -39,14 +39,20 @@ type Tokens<'t> = &'t [String];
 pub(super) fn select(
     body: &[u8],
     fields: &[Field],
+    blank: Blank,
     digest: &mut Digest,
 ) -> Result<usize, FieldError> {
-    let values = locate(document(body)?, fields)?;
+    let values = match blank {
+        Blank::IsAbsent if body.trim_ascii().is_empty() => vec![None; fields.len()],
+        _ => locate(document(body)?, fields)?,
+    };
     let mut found = 0;
     for (field, value) in fields.iter().zip(values) {
-        // As for AWS Powertools, null is no value to tell requests apart by.
-        match value.filter(|value| *value != "null") {
+        match value {
             None => feed_absent(field, digest)?,
+            Some(value) if blank == Blank::IsAbsent && is_blank(value, MAX_LEVELS)? => {
+                feed_absent(field, digest)?;
+            }
             Some(value) => {
                 digest.tag(PRESENT);
                 feed(value, &[], MAX_LEVELS, digest)?;
@@ -66,6 +72,35 @@ pub(super) fn without(
 ) -> Result<(), FieldError> {
     let left_out: Vec<_> = left_out.iter().map(Field::tokens).collect();
     feed(document(body)?, &left_out, MAX_LEVELS, digest)
+}
+
+/// Whether a value holds nothing. One that nests deeper than `levels` is said to hold something;
+/// it is refused when it is fed.
+fn is_blank(value: &str, levels: usize) -> Result<bool, FieldError> {
+    let Some(levels) = levels.checked_sub(1) else {
+        return Ok(false);
+    };
+    let all_blank = |values: &mut dyn Iterator<Item = &RawValue>| {
+        for value in values {
+            if !is_blank(value.get(), levels)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    match value.as_bytes().first() {
+        Some(b'n') => Ok(true),
+        Some(b'"') => parse(value).map(|Text(text)| text.trim().is_empty()),
+        Some(b'[') => {
+            let elements: Vec<&RawValue> = parse(value)?;
+            all_blank(&mut elements.into_iter())
+        }
+        Some(b'{') => {
+            let Members(members) = parse(value)?;
+            all_blank(&mut members.into_iter().map(|(_, value)| value))
+        }
+        _ => Ok(false),
+    }
 }
 
 /// The text of a body that is one JSON value, without white space around it.

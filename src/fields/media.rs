@@ -10,6 +10,8 @@ use crate::digest::Digest;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Media<'a> {
     Json,
+    /// A text, or nobody knows what: JSON where it is asked for.
+    Unlabelled,
     Form,
     /// `boundary` is `None` when there is none, or more than one, or it cannot be read.
     Multipart {
@@ -19,11 +21,21 @@ pub(crate) enum Media<'a> {
 }
 
 impl<'a> Media<'a> {
+    /// As [`of`](Self::of), where all that matters is whether it is a multipart body.
+    pub(crate) fn multipart_or_other(content_type: &'a [u8]) -> Self {
+        match content_type.trim_ascii_start().first() {
+            Some(b'm' | b'M') => Self::of(content_type),
+            _ => Self::Other,
+        }
+    }
+
     /// The kind of body that the value of a `Content-Type` header names.
     pub(crate) fn of(content_type: &'a [u8]) -> Self {
         let essence = essence(content_type);
         if is_json(essence) {
             Self::Json
+        } else if essence.is_empty() || essence.eq_ignore_ascii_case(b"text/plain") {
+            Self::Unlabelled
         } else if essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
             Self::Form
         } else if starts_with(essence, b"multipart/") {
@@ -36,13 +48,14 @@ impl<'a> Media<'a> {
     }
 }
 
-/// `application/json`, or any type with the suffix of [RFC 6839, section 3.1].
+/// `application/json`, its forerunner `text/json`, or any type with the suffix of [RFC 6839, section 3.1].
 ///
 /// [RFC 6839, section 3.1]: https://www.rfc-editor.org/rfc/rfc6839#section-3.1
 fn is_json(essence: &[u8]) -> bool {
     const SUFFIX: &[u8] = b"+json";
     let suffix = &essence[essence.len().saturating_sub(SUFFIX.len())..];
     essence.eq_ignore_ascii_case(b"application/json")
+        || essence.eq_ignore_ascii_case(b"text/json")
         || (suffix.eq_ignore_ascii_case(SUFFIX) && essence.contains(&b'/'))
 }
 
@@ -56,16 +69,58 @@ pub(crate) fn essence(content_type: &[u8]) -> &[u8] {
     cut(content_type, b';').0.trim_ascii()
 }
 
-/// Feeds the [`essence`] in lower case, as one field.
-pub(crate) fn feed_essence(content_type: &[u8], digest: &mut Digest) {
-    let essence = essence(content_type);
-    let has_upper = |any, byte: &u8| any | byte.is_ascii_uppercase();
-    // Clients seldom write any.
-    if essence.iter().fold(false, has_upper) {
-        digest.field(&essence.to_ascii_lowercase());
+/// Feeds what a `Content-Type` says of a body: the [`essence`], in lower case, and parameters in
+/// any order, for they say something too, such as the action of SOAP 1.2 or the version of an
+/// API. But for the boundary of a multipart body and an encoding in UTF-8, which clients write or
+/// leave out as they like.
+pub(crate) fn feed_media(content_type: &[u8], digest: &mut Digest) {
+    let (essence, parameters) = cut(content_type, b';');
+    digest.field_in_lower_case(essence.trim_ascii());
+    if parameters.is_empty() {
+        digest.count(0);
     } else {
-        digest.field(essence);
+        feed_parameters(content_type, parameters, digest);
     }
+}
+
+fn feed_parameters(content_type: &[u8], parameters: &[u8], digest: &mut Digest) {
+    let has_boundary = match Media::of(content_type) {
+        Media::Multipart { boundary } => boundary.is_some(),
+        _ => false,
+    };
+    let mut said = Vec::new();
+    let mut rest = parameters;
+    while !rest.is_empty() {
+        let Some(parameter) = Parameter::read(rest) else {
+            // Readers may differ on what it says.
+            said = vec![(b"".to_vec(), Cow::Borrowed(parameters))];
+            break;
+        };
+        rest = parameter.rest;
+        let name = parameter.name.to_ascii_lowercase();
+        let value = parameter.value;
+        match &name[..] {
+            b"" if value.is_empty() => {}
+            b"boundary" if has_boundary => {}
+            b"charset" if is_utf_8(&value) => {}
+            b"charset" => said.push((name, Cow::Owned(value.to_ascii_lowercase()))),
+            _ => said.push((name, value)),
+        }
+    }
+    // Of two with one name, whoever reads them may take either, so that their order counts.
+    said.sort_by(|(one, _), (other, _)| one.cmp(other));
+    digest.count(said.len());
+    for (name, value) in said {
+        digest.field(&name);
+        digest.field(&value);
+    }
+}
+
+/// Whether a charset is UTF-8, or a part of it.
+fn is_utf_8(charset: &[u8]) -> bool {
+    [&b"utf-8"[..], b"utf8", b"us-ascii"]
+        .iter()
+        .any(|name| charset.eq_ignore_ascii_case(name))
 }
 
 fn boundary(content_type: &[u8]) -> Option<Cow<'_, [u8]>> {
@@ -115,7 +170,7 @@ fn parameter_value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
 }
 
 /// What a quoted string holds, and what follows it; `None` when its end is missing.
-fn unquote(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
+pub(crate) fn unquote(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let end = memchr::memchr2(b'"', b'\\', text)?;
     if text[end] == b'"' {
         return Some((Cow::Borrowed(&text[..end]), &text[end + 1..]));
@@ -139,16 +194,87 @@ fn cut(text: &[u8], separator: u8) -> (&[u8], &[u8]) {
     }
 }
 
-/// Feeds a multipart body such that another boundary, which clients draw by lot for each
-/// attempt, gives the same digest.
+/// How deep multipart bodies may nest for their boundaries to be left out.
+const MAX_PARTS: usize = 8;
+
+// What goes into a digest before each piece of a multipart body.
+const PLAIN: u8 = 0;
+const NESTED: u8 = 1;
+
+/// Feeds a multipart body such that other boundaries, which clients draw by lot for each attempt,
+/// give the same digest.
 ///
 /// The pieces are what stands between the delimiters `--boundary` at the start of a line. Joined
-/// by the delimiter they are the body again, so nothing but the boundary is lost.
+/// by the delimiter they are the body again, so nothing but the boundary is lost. A piece that is
+/// a multipart body itself is taken apart in the same way.
 pub(crate) fn multipart_pieces(body: &[u8], boundary: &[u8], digest: &mut Digest) {
+    feed_pieces(body, boundary, MAX_PARTS, digest);
+}
+
+fn feed_pieces(body: &[u8], boundary: &[u8], levels: usize, digest: &mut Digest) {
     let pieces = pieces(body, boundary);
     digest.count(pieces.len());
     for piece in pieces {
-        digest.field(piece);
+        match Nested::read(piece).filter(|_| levels > 1) {
+            None => {
+                digest.tag(PLAIN);
+                digest.field(piece);
+            }
+            Some(nested) => {
+                digest.tag(NESTED);
+                digest.field(nested.before);
+                feed_media(nested.content_type, digest);
+                digest.field(nested.after);
+                feed_pieces(nested.body, &nested.boundary, levels - 1, digest);
+            }
+        }
+    }
+}
+
+/// A piece that is a multipart body of its own.
+struct Nested<'a> {
+    /// Its header up to the value of `Content-Type`, and from there on.
+    before: &'a [u8],
+    content_type: &'a [u8],
+    after: &'a [u8],
+    boundary: Cow<'a, [u8]>,
+    body: &'a [u8],
+}
+
+impl<'a> Nested<'a> {
+    /// `None` also when readers may differ on whether it is one.
+    fn read(piece: &'a [u8]) -> Option<Self> {
+        const NAME: &[u8] = b"content-type:";
+        let head = memmem::find(piece, b"\r\n\r\n")?;
+        let (head, body) = piece.split_at(head + 2);
+        let mut found = None;
+        let mut start = 0;
+        while start < head.len() {
+            let end = start + memmem::find(&head[start..], b"\r\n")?;
+            let line = &head[start..end];
+            // A line that goes on with the one before it.
+            if start > 0 && line.starts_with(b" ") || line.starts_with(b"\t") {
+                return None;
+            }
+            if starts_with(line, NAME) && found.replace((start + NAME.len(), end)).is_some() {
+                return None;
+            }
+            start = end + 2;
+        }
+        let (start, end) = found?;
+        let content_type = &head[start..end];
+        match Media::of(content_type) {
+            Media::Multipart {
+                boundary: Some(boundary),
+            } => Some(Self {
+                before: &head[..start],
+                content_type,
+                after: &head[end..],
+                boundary,
+                body,
+            }),
+            _ => None,
+        }
     }
 }
 
@@ -194,7 +320,7 @@ mod tests {
 
     #[test]
     fn json_and_forms_are_known_in_any_case_and_with_parameters() {
-        let cases: [(&str, Media<'_>); 13] = [
+        let cases: [(&str, Media<'_>); 16] = [
             ("application/json", Media::Json),
             (" Application/JSON ; charset=utf-8", Media::Json),
             ("application/vnd.api+JSON;v=1", Media::Json),
@@ -206,11 +332,14 @@ mod tests {
             ),
             ("application/jsonlines", Media::Other),
             ("application/json-seq", Media::Other),
-            ("text/plain; a=application/json", Media::Other),
+            ("Text/JSON", Media::Json),
+            ("text/html; a=application/json", Media::Other),
+            ("text/plain; a=application/json", Media::Unlabelled),
+            ("text/plain2", Media::Other),
             ("+json", Media::Other),
             ("json", Media::Other),
             ("multipart", Media::Other),
-            ("", Media::Other),
+            ("", Media::Unlabelled),
         ];
         for (content_type, media) in cases {
             assert_eq!(Media::of(content_type.as_bytes()), media, "{content_type}");
@@ -263,17 +392,64 @@ mod tests {
         }
     }
 
+    fn media_digest(content_type: &str) -> [u8; 32] {
+        let mut digest = Digest::new(Domain::Test);
+        feed_media(content_type.as_bytes(), &mut digest);
+        digest.finish()
+    }
+
     #[test]
-    fn the_essence_is_fed_in_lower_case_as_one_field() {
-        let long = "A".repeat(200);
-        for content_type in [" Text/HTML ; charset=UTF-8", "text/html", "", long.as_str()] {
-            let mut fed = Digest::new(Domain::Test);
-            feed_essence(content_type.as_bytes(), &mut fed);
-            let mut expected = Digest::new(Domain::Test);
-            expected.field(&essence(content_type.as_bytes()).to_ascii_lowercase());
-            assert_eq!(fed.finish(), expected.finish(), "{content_type}");
-        }
+    fn a_media_type_is_fed_in_lower_case_with_its_parameters() {
+        let mut expected = Digest::new(Domain::Test);
+        expected.field(b"application/soap+xml");
+        expected.count(1);
+        expected.field(b"action");
+        expected.field(b"urn:Pay");
+        assert_eq!(
+            media_digest("Application/SOAP+xml; charset=\"UTF-8\"; Action=\"urn:Pay\""),
+            expected.finish()
+        );
         assert_eq!(essence(b" Text/HTML ; charset=UTF-8"), b"Text/HTML");
+    }
+
+    #[test]
+    fn what_means_nothing_in_a_media_type_does_not_count() {
+        for [one, other] in [
+            ["text/plain", "Text/Plain ;"],
+            ["text/plain", "text/plain; charset=utf-8"],
+            ["text/plain", "text/plain;CHARSET=\"US-ASCII\""],
+            [
+                "text/plain; charset=ISO-8859-1",
+                "text/plain; charset=iso-8859-1",
+            ],
+            ["a/b; x=1; y=2", "a/b;y=\"2\";;X=1"],
+            ["multipart/mixed; boundary=a", "multipart/mixed; boundary=b"],
+        ] {
+            assert_eq!(media_digest(one), media_digest(other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn what_means_something_in_a_media_type_counts() {
+        for [one, other] in [
+            ["text/plain", "text/html"],
+            ["text/plain", "text/plain; charset=utf-16"],
+            ["application/json; v=1", "application/json; v=2"],
+            ["application/json", "application/json; v=2"],
+            [
+                "application/soap+xml; action=\"A\"",
+                "application/soap+xml; action=\"a\"",
+            ],
+            ["a/b; boundary=a", "a/b; boundary=b"],
+            [
+                "multipart/mixed; boundary=a; boundary=b",
+                "multipart/mixed; boundary=b; boundary=a",
+            ],
+            ["a/b; x=1; x=2", "a/b; x=2; x=1"],
+            ["a/b; x=\"1", "a/b; x=1"],
+        ] {
+            assert_ne!(media_digest(one), media_digest(other), "{one} {other}");
+        }
     }
 
     #[test]
@@ -294,6 +470,7 @@ mod tests {
         let mut expected = Digest::new(Domain::Test);
         expected.count(3);
         for piece in ["", "\r\nx\r\n", "--"] {
+            expected.tag(PLAIN);
             expected.field(piece.as_bytes());
         }
         assert_eq!(pieces_digest("--b\r\nx\r\n--b--", "b"), expected.finish());
@@ -313,6 +490,60 @@ mod tests {
         assert_ne!(pieces_digest(&body("x1", "1"), "x2"), first);
         let before = format!("\r\n{}", body("x1", "1"));
         assert_ne!(pieces_digest(&before, "x1"), first);
+    }
+
+    /// A multipart body in a multipart body, with these boundaries.
+    fn nested(outer: &str, inner: &str, value: &str, header: &str) -> String {
+        format!(
+            "--{outer}\r\n{header}Content-Type: multipart/mixed; boundary={inner}\r\nX-A: 1\r\n\r\n\
+             --{inner}\r\n\r\n{value}\r\n--{inner}--\r\n--{outer}--\r\n"
+        )
+    }
+
+    #[test]
+    fn boundaries_of_parts_may_differ_too() {
+        let of = |outer: &str, inner: &str, value: &str| {
+            pieces_digest(&nested(outer, inner, value, ""), outer)
+        };
+        let base = of("x1", "y1", "1");
+        assert_eq!(of("x2", "y22", "1"), base);
+        assert_eq!(of("x1", "\"y y\"", "1").len(), base.len());
+        assert_ne!(of("x1", "y1", "2"), base);
+        let other = |body: &str| pieces_digest(body, "x1");
+        let body = nested("x1", "y1", "1", "");
+        assert_ne!(other(&body.replace("X-A: 1", "X-A: 2")), base);
+        assert_ne!(
+            other(&body.replace("multipart/mixed", "multipart/related")),
+            base
+        );
+        assert_ne!(
+            other(&body.replace("boundary=y1", "boundary=y1; start=a")),
+            base
+        );
+        assert_ne!(other(&body.replace("boundary=y1", "boundary=z1")), base);
+    }
+
+    #[test]
+    fn a_part_whose_boundary_is_in_doubt_counts_as_it_is() {
+        for header in [
+            "Content-Type: multipart/mixed; boundary=z\r\n",
+            "X-Folded: a\r\n b\r\n",
+        ] {
+            let of = |inner: &str| pieces_digest(&nested("x", inner, "1", header), "x");
+            assert_ne!(of("y1"), of("y2"), "{header}");
+        }
+    }
+
+    #[test]
+    fn parts_may_nest_without_an_end() {
+        let mut body = "end".to_owned();
+        for at in 1..2_000 {
+            body = format!(
+                "--b{at}\r\nContent-Type: multipart/mixed; boundary=b{}\r\n\r\n{body}\r\n--b{at}--",
+                at - 1
+            );
+        }
+        pieces_digest(&body, "b1999");
     }
 
     /// Bodies of a few bytes that often make a delimiter.

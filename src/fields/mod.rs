@@ -10,9 +10,10 @@ use std::fmt;
 
 use crate::digest::Digest;
 
-pub(crate) use media::{Media, essence, feed_essence, multipart_pieces};
-pub(crate) use pointer::parse_all;
+pub(crate) use form::percent_decoded;
+pub(crate) use media::{Media, essence, feed_media, multipart_pieces, unquote};
 pub use pointer::{Field, InvalidPointer};
+pub(crate) use pointer::{parse_all, parse_some};
 
 /// How deep arrays and objects may nest in a value that is hashed.
 const MAX_LEVELS: usize = 32;
@@ -24,6 +25,16 @@ const FORM: u8 = 2;
 /// What goes into a digest for each field that is asked for.
 const ABSENT: u8 = 0;
 const PRESENT: u8 = 1;
+
+/// What a field is that holds nothing: `null`, `""`, blanks, `[]`, `{}`, and what is made of
+/// nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blank {
+    /// It is as if it were not there: it tells no two requests apart.
+    IsAbsent,
+    /// It is a value of its own: to set a field to nothing is to change it.
+    IsAValue,
+}
 
 /// Why the fields of a body cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +87,7 @@ pub(crate) fn select(
     media: &Media<'_>,
     body: &[u8],
     fields: &[Field],
+    blank: Blank,
     digest: &mut Digest,
 ) -> Result<usize, FieldError> {
     let mut fed = digest.clone();
@@ -85,13 +97,14 @@ pub(crate) fn select(
         fed.field(field.pointer().as_bytes());
     }
     let found = match media {
-        Media::Json => {
+        // Whoever asks for fields says that it is JSON.
+        Media::Json | Media::Unlabelled => {
             fed.tag(JSON);
-            json::select(body, fields, &mut fed)?
+            json::select(body, fields, blank, &mut fed)?
         }
         Media::Form => {
             fed.tag(FORM);
-            form::select(body, fields, &mut fed)?
+            form::select(body, fields, blank, &mut fed)?
         }
         Media::Multipart { .. } | Media::Other => return Err(FieldError::Unreadable),
     };
@@ -108,8 +121,10 @@ pub(crate) fn without(
     digest: &mut Digest,
 ) -> Result<(), FieldError> {
     let mut fed = digest.clone();
+    let names_fields = !left_out.is_empty();
     match media {
-        Media::Json => {
+        Media::Unlabelled if !names_fields => return Err(FieldError::Unreadable),
+        Media::Json | Media::Unlabelled => {
             fed.tag(JSON);
             json::without(body, left_out, &mut fed)?;
         }
@@ -151,7 +166,13 @@ mod tests {
 
     fn selected(media: &Media<'_>, body: &str) -> Result<[u8; 32], FieldError> {
         let mut digest = Digest::new(Domain::Test);
-        select(media, body.as_bytes(), &fields(&["/a"]), &mut digest)?;
+        select(
+            media,
+            body.as_bytes(),
+            &fields(&["/a"]),
+            Blank::IsAbsent,
+            &mut digest,
+        )?;
         Ok(digest.finish())
     }
 
@@ -173,6 +194,23 @@ mod tests {
     }
 
     #[test]
+    fn json_without_a_label_is_json_when_fields_are_asked_for() {
+        let json = selected(&Media::Json, r#"{"a":"1"}"#);
+        assert!(json.is_ok());
+        assert_eq!(selected(&Media::Unlabelled, r#"{"a":"1"}"#), json);
+        let without = |media, left_out: &[&str]| {
+            let mut digest = Digest::new(Domain::Test);
+            without(&media, b"[1, 2]", &fields(left_out), &mut digest).map(|()| digest.finish())
+        };
+        assert_eq!(
+            without(Media::Unlabelled, &["/0"]),
+            without(Media::Json, &["/0"])
+        );
+        // White space is part of a text.
+        assert_eq!(without(Media::Unlabelled, &[]), Err(FieldError::Unreadable));
+    }
+
+    #[test]
     fn the_kind_of_body_goes_in_first() {
         let start = |tag: u8| {
             let mut digest = Digest::new(Domain::Test);
@@ -188,10 +226,10 @@ mod tests {
         };
 
         let mut json = start_of_fields(JSON);
-        json::select(b"{\"a\":1}", &fields(&["/a"]), &mut json).expect("there");
+        json::select(b"{\"a\":1}", &fields(&["/a"]), Blank::IsAbsent, &mut json).expect("there");
         assert_eq!(selected(&Media::Json, "{\"a\":1}"), Ok(json.finish()));
         let mut form = start_of_fields(FORM);
-        form::select(b"a=1", &fields(&["/a"]), &mut form).expect("there");
+        form::select(b"a=1", &fields(&["/a"]), Blank::IsAbsent, &mut form).expect("there");
         assert_eq!(selected(&Media::Form, "a=1"), Ok(form.finish()));
 
         let mut json = start(JSON);
@@ -207,7 +245,14 @@ mod tests {
         let key = |pointer: &str| {
             let mut digest = Digest::new(Domain::Test);
             let body = br#"{"a":1,"b":1}"#;
-            select(&Media::Json, body, &fields(&[pointer]), &mut digest).expect("there");
+            select(
+                &Media::Json,
+                body,
+                &fields(&[pointer]),
+                Blank::IsAbsent,
+                &mut digest,
+            )
+            .expect("there");
             digest.finish()
         };
         assert_ne!(key("/a"), key("/b"));
@@ -224,7 +269,16 @@ mod tests {
         ];
         for (media, body) in cases {
             let mut digest = Digest::new(Domain::Test);
-            assert!(select(&media, body, &fields(&["/a", "/c"]), &mut digest).is_err());
+            assert!(
+                select(
+                    &media,
+                    body,
+                    &fields(&["/a", "/c"]),
+                    Blank::IsAbsent,
+                    &mut digest
+                )
+                .is_err()
+            );
             if media != Media::Form {
                 assert!(without(&media, body, &[], &mut digest).is_err());
             }

@@ -76,6 +76,20 @@ where
     fields.into_iter().map(parse).collect()
 }
 
+/// Fields, of which there has to be one at least.
+pub(crate) fn parse_some<I>(fields: I) -> Result<Vec<Field>, InvalidPointer>
+where
+    I: IntoIterator,
+    I::Item: TryInto<Field>,
+    InvalidPointer: From<<I::Item as TryInto<Field>>::Error>,
+{
+    let fields = parse_all(fields)?;
+    match fields.is_empty() {
+        true => Err(InvalidPointer::None),
+        false => Ok(fields),
+    }
+}
+
 impl TryFrom<&str> for Field {
     type Error = InvalidPointer;
 
@@ -113,7 +127,7 @@ fn unescape(token: &str) -> Result<String, InvalidPointer> {
     Ok(text)
 }
 
-/// Why a text is no JSON pointer.
+/// Why a text is no JSON pointer, or a list of them is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidPointer {
@@ -121,6 +135,8 @@ pub enum InvalidPointer {
     NoSlash,
     /// It has a `~` that is not followed by `0` or `1`.
     Escape,
+    /// A list of fields has none: all requests would be the same.
+    None,
 }
 
 impl fmt::Display for InvalidPointer {
@@ -128,6 +144,7 @@ impl fmt::Display for InvalidPointer {
         f.write_str(match self {
             Self::NoSlash => "a JSON pointer is empty or starts with a slash, such as `/amount`",
             Self::Escape => "in a JSON pointer `~` stands only in `~0`, for `~`, and `~1`, for `/`",
+            Self::None => "a list of fields must name one at least",
         })
     }
 }
@@ -180,6 +197,13 @@ mod tests {
         for pointer in ["/~", "/a~/b", "/~2", "/a/b~é"] {
             assert_eq!(tokens_of(pointer), Err(InvalidPointer::Escape), "{pointer}");
         }
+    }
+
+    #[test]
+    fn a_list_has_one_field_at_least() {
+        assert_eq!(parse_some::<[&str; 0]>([]), Err(InvalidPointer::None));
+        assert_eq!(parse_some(["/a"]).map(|fields| fields.len()), Ok(1));
+        assert_eq!(parse_some(["a"]), Err(InvalidPointer::NoSlash));
     }
 
     #[test]

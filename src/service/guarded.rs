@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::LengthLimitError;
 use tower_service::Service;
 
@@ -15,12 +15,13 @@ use super::carried::Carried;
 use super::work::HandlerWork;
 use crate::body::{Collector, Drain, FromBuffered, Patience, Rest, Stop};
 use crate::error::StoreError;
-use crate::executor::{Attempt, Begun, Claimant, Conflict, Detached, Held, Stage, Unprotected};
+use crate::executor::{
+    Attempt, Begun, Claimant, Conflict, Detached, Earlier, Held, Stage, Unprotected,
+};
 use crate::fingerprint::Fingerprint;
-use crate::key::IdempotencyKey;
+use crate::key::{IdempotencyKey, KeyParts};
 use crate::problem::{BoxError, Refusal, RefusalReason};
-use crate::record::Identity;
-use crate::request::Look;
+use crate::request::{Identified, Look};
 use crate::settings::Shared;
 use crate::store::Store;
 
@@ -143,50 +144,69 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
             executor, settings, ..
         } = &*self.shared;
         let identification = &settings.identification;
-        let identified = identification.identify(&self.look, &self.parts, self.read.chunks())?;
-        let Some(identified) = identified else {
-            return match settings.key_required {
-                true => Err(Refusal::missing_key()),
-                false => Ok(Decided::Goes(Goes::Passing)),
-            };
+        let Some(identified) = identification.identify(
+            &self.look,
+            &self.parts,
+            self.read.chunks(),
+            settings.key_required,
+        )?
+        else {
+            return Ok(Decided::Goes(Goes::Passing));
         };
         let parts = identified.parts();
-        let record_key = parts.record_key();
+        let (record_key, identity) = (&identified.record_key, identified.identity);
         let attempt = self.parts.extensions.get::<Attempt>();
-        let within = match attempt.map(|attempt| executor.held_by(attempt, &record_key)) {
+        let within = match attempt.map(|attempt| executor.held_by(attempt, record_key)) {
             // A layer outside of this one guards the request already.
             Some((_, true)) => return Ok(Decided::Goes(Goes::Passing)),
             Some((owner, false)) => owner,
             None => None,
         };
-        let identity = Identity::of_work(identified.fingerprint);
+        let earlier = identification.identify_earlier(&identified, &self.parts, self.read.chunks());
+        if let Some(earlier) = earlier {
+            let claimant = self.claimant(identified)?.within(within);
+            return Ok(Decided::Goes(Goes::Claiming(claimant.known_earlier_as(
+                Earlier {
+                    key: earlier.to_key(),
+                    identity: earlier.identity,
+                    accepted: earlier.accepted,
+                },
+            ))));
+        }
+        let accepted = &identified.accepted;
         Ok(Decided::Goes(
-            match executor.begin_now(&parts, &record_key, identity, &[], within) {
+            match executor.begin_now(&parts, record_key, identity, accepted, within) {
                 Some(Begun::Completed(completed)) => {
                     let asked = Asked::Here(&self.parts);
                     return Ok(Decided::Answered(self.shared.replay(&completed, asked)));
                 }
                 Some(Begun::Held(held)) => {
-                    let key = identified.to_key(record_key);
+                    let key = identified.to_key();
                     match executor.reconciles(&held) {
                         true => Goes::Orphaned(held, key),
                         false => Goes::Held(held, key),
                     }
                 }
                 Some(Begun::Refused(conflict)) => {
-                    let key = || identified.to_key(record_key);
+                    let Parts { headers, uri, .. } = &self.parts;
+                    self.shared.tell_of(&conflict, &parts, headers, uri);
+                    let key = || identified.to_key();
                     let open = open(&self.shared, conflict, key, identity.request)?;
                     Goes::Unprotected(open)
                 }
                 Some(Begun::Within) => Goes::Passing,
                 // Nobody has waited yet.
                 Some(Begun::Shared(_)) | None => {
-                    let key = identified.to_key(record_key);
-                    let claimant = Claimant::new(key, identity, Vec::new(), executor.now())?;
-                    Goes::Claiming(claimant.within(within))
+                    Goes::Claiming(self.claimant(identified)?.within(within))
                 }
             },
         ))
+    }
+
+    fn claimant(&self, identified: Identified<'_>) -> Result<Claimant, StoreError> {
+        let key = identified.to_key();
+        let now = self.shared.executor.now();
+        Claimant::new(key, identified.identity, identified.accepted, now)
     }
 
     pub(super) fn go<RB>(mut self, goes: Goes) -> Next<S, B, Response<RB>, S::Error>
@@ -296,12 +316,23 @@ where
             return inner.call(Request::from_parts(parts, body)).await;
         }
     };
+    shared.tell_of(&conflict, &key.parts(), &parts.headers, &parts.uri);
     match open(&shared, conflict, || key, fingerprint) {
         Ok(open) => {
             let shared = Arc::clone(&shared);
             Box::pin(run_unprotected(shared, inner, parts, body, open, stage)).await
         }
         Err(refusal) => Ok(shared.refuse(&refusal, Asked::Here(&parts))),
+    }
+}
+
+impl<St> Shared<St> {
+    /// Tells the log what a refusal does not say.
+    fn tell_of(&self, conflict: &Conflict, key: &KeyParts<'_>, headers: &HeaderMap, uri: &Uri) {
+        if let Conflict::CallerDiffers = conflict {
+            let identification = &self.settings.identification;
+            identification.tell_of_caller(key.scope.is_some(), headers, uri);
+        }
     }
 }
 

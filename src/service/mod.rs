@@ -137,9 +137,14 @@ where
             return self.pass(request);
         };
         let (parts, body) = request.into_parts();
-        if !shared.settings.is_picked(&parts) {
+        let look = match look {
+            _ if !shared.settings.is_picked(&parts) => None,
+            Look::InHead => shared.settings.look_again(&parts),
+            look => Some(look),
+        };
+        let Some(look) = look else {
             return self.pass(Request::from_parts(parts, body));
-        }
+        };
         // What is wrong with a key in a header is said before the body is read.
         let refusal = match look {
             Look::Absent => Refusal::missing_key(),

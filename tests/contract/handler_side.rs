@@ -66,8 +66,9 @@ async fn a_derived_key_is_the_same_for_each_attempt_and_another_for_each_purpose
     for_each_stack(|case| async move {
         let handler = Runs::default().answering(|request, number| {
             let attempt: &Attempt = request.extensions().get().expect("it is guarded");
-            let derived = [attempt.key().derive("psp"), attempt.key().derive("ledger")];
-            let mut response = text(derived.join(" "));
+            let derived = ["psp", "ledger"].map(|purpose| attempt.key().derive(purpose));
+            let [psp, ledger] = derived.each_ref().map(IdempotencyKey::as_str);
+            let mut response = text(format!("{psp} {ledger}"));
             if number == 1 {
                 *response.status_mut() = StatusCode::BAD_GATEWAY;
             }

@@ -495,7 +495,7 @@ async fn a_successor_has_a_higher_fencing_token_and_the_same_key() {
         let clock = still_clock();
         let runs = Runs::default();
         let gate = runs.gate().clone();
-        let seen: Arc<std::sync::Mutex<Vec<(FencingToken, String)>>> = Arc::default();
+        let seen: Arc<std::sync::Mutex<Vec<(FencingToken, IdempotencyKey)>>> = Arc::default();
         let handler = {
             let seen = Arc::clone(&seen);
             runs.running(move |request, number| {

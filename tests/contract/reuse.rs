@@ -1,12 +1,17 @@
-//! Row 8: one key for different requests; and what makes two requests the same.
+//! `key-reused`, `caller-differs` and `settings-changed`: one key for different requests or
+//! callers; and what makes two requests the same.
 
 use std::borrow::Cow;
 
 use http::{HeaderName, Method};
 use tower_idempotency::store::MemoryStore;
-use tower_idempotency::{FingerprintSource, IdempotencyLayer};
+use tower_idempotency::{
+    CallerSource, Field, FingerprintSource, IdempotencyLayer, Naming, QuerySource, Recipe,
+};
 
-use crate::support::{Call, FaultyStore, Runs, Server, for_each_stack, layer};
+use crate::support::{
+    Call, Case, FaultyStore, Runs, Server, for_axum, for_each_stack, layer, router,
+};
 
 fn call(server: &Server, query: &str, content_type: &str, credentials: &str, body: &str) -> Call {
     let mut call = server
@@ -41,19 +46,38 @@ fn others(server: &Server) -> Vec<(&'static str, Call)> {
             "other query",
             call("?x=2", "text/plain", "Bearer a", "body"),
         ),
-        ("empty query", call("?", "text/plain", "Bearer a", "body")),
         ("no query", call("", "text/plain", "Bearer a", "body")),
         ("other type", call("?x=1", "text/html", "Bearer a", "body")),
         ("no type", call("?x=1", "", "Bearer a", "body")),
         (
-            "other caller",
-            call("?x=1", "text/plain", "Bearer b", "body"),
+            "other operation",
+            original(server).header("soapaction", "\"urn:stop\""),
         ),
-        ("no caller", call("?x=1", "text/plain", "", "body")),
         (
-            "two callers",
+            "other encoding",
+            original(server).header("content-encoding", "gzip"),
+        ),
+        (
+            "other charset",
+            call("?x=1", "text/plain; charset=latin1", "Bearer a", "body"),
+        ),
+    ]
+}
+
+/// What other callers send, of whom some guess the request right.
+fn strangers(server: &Server) -> Vec<(&'static str, Call)> {
+    let call = |credentials, body| call(server, "?x=1", "text/plain", credentials, body);
+    vec![
+        ("other token", call("Bearer b", "body")),
+        ("other token and body", call("Bearer b", "other")),
+        ("no token", call("", "body")),
+        ("no token, other body", call("", "other")),
+        (
+            "two tokens",
             original(server).header("authorization", "Bearer b"),
         ),
+        ("a cookie", original(server).header("cookie", "sid=1")),
+        ("an API key", original(server).header("x-api-key", "k")),
     ]
 }
 
@@ -63,6 +87,16 @@ async fn all_are_refused(server: &Server) {
         assert_eq!(answer.status, 422, "{what}: {answer:?}");
         answer.refused(422, "key-reused");
     }
+    let mut told = Vec::new();
+    for (what, call) in strangers(server) {
+        let answer = call.send().await;
+        assert_eq!(answer.status, 422, "{what}: {answer:?}");
+        answer.refused(422, "caller-differs");
+        told.push(answer.body);
+    }
+    // The answer does not tell whether they have guessed right.
+    told.dedup();
+    assert_eq!(told.len(), 1);
 }
 
 #[tokio::test]
@@ -124,9 +158,13 @@ async fn what_a_client_may_change_between_tries_does_not_count() {
         let server = case.serve(&layer(), runs.numbered()).await;
         original(&server).send().await.ran("run 1");
         let call = |content_type| call(&server, "?x=1", content_type, "Bearer a", "body");
-        let parameters = call("text/plain; charset=utf-8");
-        parameters.send().await.replayed("run 1");
-        call("Text/Plain").send().await.replayed("run 1");
+        for same in [
+            "text/plain; charset=utf-8",
+            "Text/Plain",
+            "text/plain;charset=\"US-ASCII\"",
+        ] {
+            call(same).send().await.replayed("run 1");
+        }
         let traced = original(&server)
             .header("traceparent", "00-1-2-01")
             .header("user-agent", "x");
@@ -202,7 +240,7 @@ async fn where_there_is_no_tenant_the_credentials_count() {
             .ran("run 1");
         call("Bearer a").send().await.ran("run 2");
         call("Bearer a").send().await.replayed("run 2");
-        call("Bearer b").send().await.refused(422, "key-reused");
+        call("Bearer b").send().await.refused(422, "caller-differs");
     })
     .await;
 }
@@ -212,7 +250,12 @@ async fn namespaces_keep_services_on_one_store_apart() {
     for_each_stack(|case| async move {
         let runs = Runs::default();
         let store = MemoryStore::new();
-        let layer = |namespace| IdempotencyLayer::new(store.clone()).namespace(namespace);
+        // Each server has a port of its own.
+        let layer = |namespace| {
+            IdempotencyLayer::new(store.clone())
+                .namespace(namespace)
+                .any_host()
+        };
         let live = case.serve(&layer("live"), runs.numbered()).await;
         let test = case.serve(&layer("test"), runs.numbered()).await;
         let also_live = case.serve(&layer("live"), runs.numbered()).await;
@@ -301,10 +344,10 @@ async fn a_fingerprint_may_leave_fields_out() {
 async fn headers_may_be_part_of_the_fingerprint() {
     for_each_stack(|case| async move {
         let runs = Runs::default();
-        let headers = ["stripe-version", "x-api-key"].map(HeaderName::from_static);
+        let headers = ["stripe-version", "stripe-context"].map(HeaderName::from_static);
         let layer = layer().fingerprint_headers(headers);
         let server = case.serve(&layer, runs.numbered()).await;
-        let call = || server.post("/a").key("k").header("x-api-key", "s");
+        let call = || server.post("/a").key("k").header("stripe-context", "s");
         call()
             .header("stripe-version", "1")
             .send()
@@ -320,8 +363,15 @@ async fn headers_may_be_part_of_the_fingerprint() {
         call().send().await.refused(422, "key-reused");
         // A value does not slip from one header into the next.
         let swapped = server.post("/a").key("k").header("stripe-version", "s");
-        let swapped = swapped.header("x-api-key", "1").send().await;
+        let swapped = swapped.header("stripe-context", "1").send().await;
         swapped.refused(422, "key-reused");
+        // Lines of one header are one.
+        let lines = |key| server.post("/a").key(key).header("stripe-version", "a");
+        let two = lines("l").header("stripe-version", "b");
+        two.send().await.ran("run 2");
+        let one = server.post("/a").key("l").header("stripe-version", "a, b");
+        one.send().await.replayed("run 2");
+        lines("l").send().await.refused(422, "key-reused");
     })
     .await;
 }
@@ -345,6 +395,583 @@ async fn a_multipart_body_may_come_with_another_boundary() {
         call("b1", "value").send().await.ran("run 1");
         call("another-boundary", "value").send().await.replayed("run 1");
         call("b1", "other").send().await.refused(422, "key-reused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn callers_who_are_told_apart_by_any_credential_never_meet() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let pairs = [
+            ("cookie", "sid=a", "sid=b"),
+            ("x-api-key", "merchant-a", "merchant-b"),
+            ("api-key", "a", "b"),
+            ("x-forwarded-user", "a", "b"),
+            ("x-amzn-oidc-identity", "a", "b"),
+            ("x-forwarded-client-cert", "URI=a", "URI=b"),
+        ];
+        for (number, (name, one, other)) in (1..).zip(pairs) {
+            let call = |value: &str| server.post("/a").key(name).header(name, value).body("x");
+            let run = format!("run {number}");
+            call(one).send().await.ran(&run);
+            call(other).send().await.refused(422, "caller-differs");
+            let nobody = server.post("/a").key(name).body("x").send().await;
+            nobody.refused(422, "caller-differs");
+            call(one).send().await.replayed(&run);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cookies_that_identify_nobody_may_change() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let call = |lines: &[&str]| {
+            let call = server.post("/a").key("k").body("x");
+            lines
+                .iter()
+                .fold(call, |call, line| call.header("cookie", line))
+        };
+        call(&["sid=1; theme=dark; AWSALB=x1; XSRF-TOKEN=y1; _ga=GA1"])
+            .send()
+            .await
+            .ran("run 1");
+        for lines in [
+            &["sid=1; theme=dark"][..],
+            &["theme=dark; sid=1; AWSALB=x2; XSRF-TOKEN=y2; __cf_bm=z"],
+            &["theme=dark", "sid=1", "_gid=1"],
+        ] {
+            call(lines).send().await.replayed("run 1");
+        }
+        for lines in [
+            &["sid=2; theme=dark"][..],
+            &["sid=1"],
+            &["sid=1; theme=dark; sid=2"],
+            &[],
+        ] {
+            call(lines).send().await.refused(422, "caller-differs");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_cookies_that_count_can_be_named() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let layer = layer().session_cookies(["remember_me"]);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let call = |cookies: &str| server.post("/a").key("k").header("cookie", cookies);
+        call("laravel_session=x1; remember_me=a")
+            .send()
+            .await
+            .ran("run 1");
+        let again = call("remember_me=a; laravel_session=x2");
+        again.send().await.replayed("run 1");
+        let other = call("laravel_session=x1; remember_me=b");
+        other.send().await.refused(422, "caller-differs");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_host_is_another_caller_unless_there_is_a_scope() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let store = MemoryStore::new();
+        let scoped = IdempotencyLayer::new(store.clone()).scope(tenant);
+        let unscoped = IdempotencyLayer::new(store.clone());
+        let any_host = unscoped.clone().any_host();
+        // Each server has a port of its own.
+        let [one, other] = [
+            case.serve(&scoped, runs.numbered()).await,
+            case.serve(&scoped, runs.numbered()).await,
+        ];
+        let call = |server: &Server, key: &str| {
+            server.post("/a").key(key).header("x-tenant", "t").body("x")
+        };
+        call(&one, "k").send().await.ran("run 1");
+        call(&other, "k").send().await.replayed("run 1");
+
+        let [one, other] = [
+            case.serve(&unscoped, runs.numbered()).await,
+            case.serve(&unscoped, runs.numbered()).await,
+        ];
+        call(&one, "l").send().await.ran("run 2");
+        call(&other, "l")
+            .send()
+            .await
+            .refused(422, "caller-differs");
+        // What somebody says of another host is nothing to go by.
+        let forwarded = call(&one, "l").header("x-forwarded-host", "example.com");
+        forwarded.send().await.replayed("run 2");
+
+        let [one, other] = [
+            case.serve(&any_host, runs.numbered()).await,
+            case.serve(&any_host, runs.numbered()).await,
+        ];
+        call(&one, "m").send().await.ran("run 3");
+        call(&other, "m").send().await.replayed("run 3");
+    })
+    .await;
+}
+
+fn signed(server: &Server, access_key: &str, signature: &str) -> Call {
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential={access_key}/20261125/eu-west-1/execute-api/aws4_request, \
+         SignedHeaders=host;x-amz-date, Signature={signature}"
+    );
+    let call = server.post("/a").key("k").body("x");
+    call.header("authorization", authorization)
+        .header("x-amz-date", signature)
+}
+
+#[tokio::test]
+async fn a_request_that_is_signed_anew_comes_from_another_caller_unless_it_is_said() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        signed(&server, "AKIA1", "aa").send().await.ran("run 1");
+        // It may be forged: the handler, who would know, is not asked.
+        let forged = signed(&server, "AKIA1", "bb").send().await;
+        forged.refused(422, "caller-differs");
+
+        let layer = layer().caller(CallerSource::signed_identity());
+        let server = case.serve(&layer, runs.numbered()).await;
+        signed(&server, "AKIA1", "aa").send().await.ran("run 2");
+        signed(&server, "AKIA1", "bb")
+            .send()
+            .await
+            .replayed("run 2");
+        let other = signed(&server, "AKIA2", "aa").send().await;
+        other.refused(422, "caller-differs");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_may_be_named_by_a_function() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let subject = CallerSource::function("subject", 1, |request| {
+            // Such as "Bearer SUBJECT.SIGNATURE".
+            let token = request.headers.get("authorization")?.to_str().ok()?;
+            let (subject, _) = token.split_once('.')?;
+            Some(Cow::Borrowed(subject))
+        });
+        let layer = layer().caller(subject);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let call = |token: &str| call(&server, "", "", token, "x");
+        call("Bearer a.1").send().await.ran("run 1");
+        call("Bearer a.2").send().await.replayed("run 1");
+        call("Bearer b.1")
+            .send()
+            .await
+            .refused(422, "caller-differs");
+        call("Bearer a").send().await.refused(422, "caller-differs");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_client_may_act_for_several_accounts() {
+    fn account(request: &http::request::Parts) -> Option<Cow<'_, str>> {
+        let platform = request.headers.get("authorization")?.to_str().ok()?;
+        match request.headers.get("stripe-account") {
+            None => Some(Cow::Borrowed(platform)),
+            Some(account) => Some(format!("{platform} for {account:?}").into()),
+        }
+    }
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer().scope(account), runs.numbered()).await;
+        let call = |account: &str| {
+            let call = call(&server, "", "", "Bearer platform", "x");
+            call.header("stripe-account", account)
+        };
+        call("acct_1").send().await.ran("run 1");
+        call("acct_2").send().await.ran("run 2");
+        call("acct_1").send().await.replayed("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_spelling_of_a_path_does_not_matter() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let post = |path: &'static str| server.post(path).key("k").body("x").send();
+        for (number, same) in (1..).zip([
+            &["/u/a", "/u/%61"][..],
+            &["/u/%C3%A9", "/u/%c3%a9", "/u/%C3%a9"],
+            &["/u/a~b?q=~", "/u/%61%7eb?q=%7E"],
+            &["/u/a%2Fb", "/u/%61%2fb"],
+        ]) {
+            let run = format!("run {number}");
+            post(same[0]).await.ran(&run);
+            for path in same {
+                post(path).await.replayed(&run);
+            }
+        }
+        // A bare question mark is no query.
+        post("/u/a?").await.replayed("run 1");
+        for (number, path) in (5..).zip([
+            "/U/a",
+            "/u/a/",
+            "/u//a",
+            "/u/./a",
+            "/u/%2e/a",
+            "/u/../a",
+            "/u/%2e%2e/a",
+            "/u/a/b",
+        ]) {
+            post(path).await.ran(&format!("run {number}"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_path_counts_whatever_the_target_is() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let layer = layer().target(|_| "/all".into());
+        let server = case.serve(&layer, runs.numbered()).await;
+        let post = |path: &'static str| server.post(path).key("k").body("x").send();
+        post("/a").await.ran("run 1");
+        post("/%61").await.replayed("run 1");
+        post("/b").await.refused(422, "key-reused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nested_routers_are_told_apart() {
+    for_axum(|case| async move {
+        let runs = Runs::default();
+        let store = MemoryStore::new();
+        let layer = || IdempotencyLayer::new(store.clone());
+        let inner = || router(runs.numbered()).layer(layer());
+        let app = axum::Router::new()
+            .nest("/live", inner())
+            .nest("/test", inner())
+            .nest("/accounts/{id}", inner());
+        let server = case.serve_router(app).await;
+        let post = |path: &'static str| server.post(path).key("k").body("x").send();
+        for (number, path) in (1..).zip([
+            "/live/pay",
+            "/test/pay",
+            "/accounts/1/pay",
+            "/accounts/2/pay",
+        ]) {
+            post(path).await.ran(&format!("run {number}"));
+            post(path).await.replayed(&format!("run {number}"));
+        }
+        post("/accounts/%31/pay").await.replayed("run 3");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn headers_that_name_an_operation_make_another_request() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let operations = [
+            ("x-amz-target", "Start", "Stop"),
+            ("soapaction", "\"Start\"", "\"Stop\""),
+            ("x-http-method-override", "PUT", "DELETE"),
+            ("next-action", "a1", "b2"),
+            ("upload-offset", "0", "70"),
+        ];
+        for (number, (name, one, other)) in (1..).zip(operations) {
+            let call = |value: &str| server.post("/a").key(name).header(name, value).body("x");
+            call(one).send().await.ran(&format!("run {number}"));
+            call(other).send().await.refused(422, "key-reused");
+            let none = server.post("/a").key(name).body("x").send().await;
+            none.refused(422, "key-reused");
+            call(one).send().await.replayed(&format!("run {number}"));
+        }
+        // SOAP 1.2 has its action in the media type.
+        let soap = |action: &str| {
+            let content_type = format!("application/soap+xml; charset=utf-8; action=\"{action}\"");
+            let call = server.post("/a").key("soap").body("x");
+            call.header("content-type", content_type).send()
+        };
+        soap("Start").await.ran("run 6");
+        soap("Stop").await.refused(422, "key-reused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_query_that_is_signed_anew_can_be_left_out() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let query = QuerySource::without(["timestamp", "signature"]);
+        let layer = layer().fingerprint_query(query);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let post = |path: &'static str| server.post(path).key("k").body("x").send();
+        post("/a?id=1&timestamp=10&signature=aa").await.ran("run 1");
+        post("/a?signature=bb&id=1&timestamp=11")
+            .await
+            .replayed("run 1");
+        post("/a?id=2&timestamp=10&signature=aa")
+            .await
+            .refused(422, "key-reused");
+
+        let layer = layer.fingerprint_query(QuerySource::None);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let post = |path: &'static str| server.post(path).key("l").body("x").send();
+        post("/a?id=1").await.ran("run 2");
+        post("/a?id=2").await.replayed("run 2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_there_has_no_type() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let call = || server.post("/a").key("k");
+        call().json("").send().await.ran("run 1");
+        call().send().await.replayed("run 1");
+        call().form("").send().await.replayed("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fingerprint_may_be_of_the_canonical_form() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let layer = layer().fingerprint(FingerprintSource::canonical());
+        let server = case.serve(&layer, runs.numbered()).await;
+        let json = |body| server.post("/a").key("j").json(body).send();
+        json(r#"{"a":1.0,"b":{"c":"\u0041","d":null}}"#)
+            .await
+            .ran("run 1");
+        json(r#"{ "b": {"d": null, "c": "A"}, "a": 1 }"#)
+            .await
+            .replayed("run 1");
+        json(r#"{"a":1,"b":{"c":"A"}}"#)
+            .await
+            .refused(422, "key-reused");
+        let form = |body| server.post("/a").key("f").form(body).send();
+        form("a=1&b[]=2&b[]=3").await.ran("run 2");
+        form("b%5B%5D=2&a=%31&b[]=3").await.replayed("run 2");
+        form("a=1&b[]=3&b[]=2").await.refused(422, "key-reused");
+        // A text has no other form.
+        let text = |body: &'static str| {
+            let call = server
+                .post("/a")
+                .key("t")
+                .header("content-type", "text/plain");
+            call.body(body).send()
+        };
+        text("[1]").await.ran("run 3");
+        text("[ 1 ]").await.refused(422, "key-reused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fingerprint_may_be_what_a_function_says() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        // A message whose entries may be in any order, such as a protobuf map.
+        let sorted = FingerprintSource::function("sorted", 1, |_, body| {
+            let mut body = body.to_vec();
+            body.sort_unstable();
+            Some(body.into())
+        });
+        let layer = layer().fingerprint(sorted);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let post = |body: &'static str| server.post("/a").key("k").body(body).send();
+        post("ab").await.ran("run 1");
+        post("ba").await.replayed("run 1");
+        post("bb").await.refused(422, "key-reused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_left_empty_is_not_what_is_left_out() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let note = Field::new("/note").expect("a valid pointer").optional();
+        let source = FingerprintSource::fields([note]).expect("a field");
+        let layer = layer().fingerprint(source);
+        let server = case.serve(&layer, runs.numbered()).await;
+        for (number, body) in (1..).zip(["{}", r#"{"note":""}"#, r#"{"note":null}"#]) {
+            let key = format!("k{number}");
+            let call = |body| server.post("/a").key(&key).json(body).send();
+            call(body).await.ran(&format!("run {number}"));
+            for other in ["{}", r#"{"note":""}"#, r#"{"note":null}"#] {
+                let answer = call(other).await;
+                match other == body {
+                    true => answer.replayed(&format!("run {number}")).status,
+                    false => {
+                        answer.refused(422, "key-reused");
+                        answer.status
+                    }
+                };
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pairs_of_a_form_that_build_a_list_keep_their_order() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let source = FingerprintSource::fields(["/items"]).expect("a valid pointer");
+        let layer = layer().fingerprint(source);
+        let server = case.serve(&layer, runs.numbered()).await;
+        let form = |body| server.post("/a").key("k").form(body).send();
+        form("items[][sku]=A&items[][n]=3&items[][sku]=B")
+            .await
+            .ran("run 1");
+        form("items[][sku]=A&items[][sku]=B&items[][n]=3")
+            .await
+            .refused(422, "key-reused");
+        form("note=x&items[][sku]=A&items[][n]=3&items[][sku]=B")
+            .await
+            .replayed("run 1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn boundaries_of_nested_multipart_bodies_may_differ() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let call = |outer: &str, inner: &str, value: &str| {
+            let content_type = format!("multipart/mixed; boundary=\"{outer}\"");
+            let body = format!(
+                "--{outer}\r\nContent-Type: multipart/related; boundary={inner}\r\n\r\n\
+                 --{inner}\r\n\r\n{value}\r\n--{inner}--\r\n--{outer}--\r\n"
+            );
+            let call = server.post("/a").key("k");
+            call.header("content-type", content_type).body(body).send()
+        };
+        call("b1", "c1", "value").await.ran("run 1");
+        call("b2", "c2", "value").await.replayed("run 1");
+        call("b1", "c1", "other").await.refused(422, "key-reused");
+    })
+    .await;
+}
+
+/// Two nodes on one store.
+async fn nodes(case: Case, runs: &Runs, layers: [IdempotencyLayer<MemoryStore>; 2]) -> [Server; 2] {
+    let [one, other] = layers.map(IdempotencyLayer::any_host);
+    [
+        case.serve(&one, runs.gated()).await,
+        case.serve(&other, runs.gated()).await,
+    ]
+}
+
+fn recipes() -> [Recipe; 2] {
+    let version = HeaderName::from_static("stripe-version");
+    let old = Recipe::new().any_host();
+    [old.clone(), old.fingerprint_headers([version])]
+}
+
+#[tokio::test]
+async fn a_deploy_of_other_settings_replays_what_both_sides_accept() {
+    for_each_stack(|case| async move {
+        let [old, new] = recipes();
+        let store = MemoryStore::new();
+        let layer = |recipe: &Recipe, accepted: &Recipe| {
+            let layer = IdempotencyLayer::new(store.clone()).recipe(recipe.clone());
+            layer.also_accept([accepted.clone()])
+        };
+        let runs = Runs::default();
+        runs.gate().open_for_good();
+        let nodes = nodes(case, &runs, [layer(&old, &new), layer(&new, &old)]).await;
+        // Deployed, and rolled back.
+        for (number, [first, second]) in (1..).zip([[0, 1], [1, 0]]) {
+            let key = format!("k{number}");
+            let call = |at: usize, body: &'static str, version: &str| {
+                let call = nodes[at].post("/a").key(&key).body(body);
+                call.header("stripe-version", version).send()
+            };
+            let run = format!("run {number}");
+            call(first, "x", "1").await.ran(&run);
+            call(second, "x", "1").await.replayed(&run);
+            call(first, "x", "1").await.replayed(&run);
+            call(second, "y", "1").await.refused(422, "key-reused");
+            // A record is compared by the recipe that has made it.
+            let other_version = call(second, "x", "2").await;
+            match first {
+                0 => other_version.replayed(&run).status,
+                _ => {
+                    other_version.refused(422, "key-reused");
+                    other_version.status
+                }
+            };
+            let stranger = nodes[second].post("/a").key(&key).body("x");
+            let stranger = stranger.header("stripe-version", "1");
+            let stranger = stranger.header("authorization", "Bearer b");
+            stranger.send().await.refused(422, "caller-differs");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_record_of_settings_that_are_not_known_is_left_alone() {
+    for_each_stack(|case| async move {
+        let [old, new] = recipes();
+        let store = MemoryStore::new();
+        let layer = |recipe: &Recipe| IdempotencyLayer::new(store.clone()).recipe(recipe.clone());
+        let runs = Runs::default();
+        let nodes = nodes(case, &runs, [layer(&old), layer(&new)]).await;
+        for [first, second] in [[0, 1], [1, 0]] {
+            let key = format!("k{first}");
+            let call = |at: usize| nodes[at].post("/a").key(&key).body("x");
+            let running = call(first).spawn();
+            runs.gate().arrived().await;
+            // In flight, it is the same for all.
+            call(second).send().await.refused(409, "in-progress");
+            runs.gate().open();
+            running.await.expect("no panic");
+            let answer = call(second).send().await;
+            answer.refused_for_now(409, "settings-changed");
+            assert_eq!(answer.retry_after(), Some("1"));
+            assert!(call(first).send().await.is_replayed());
+        }
+        assert_eq!(runs.count(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_record_under_an_earlier_name_is_found() {
+    for_each_stack(|case| async move {
+        let store = MemoryStore::new();
+        let layer = || IdempotencyLayer::new(store.clone());
+        let runs = Runs::default();
+        runs.gate().open_for_good();
+        let after = || layer().namespace("payments").previously(Naming::new());
+        let [before, after] = nodes(case, &runs, [layer(), after()]).await;
+        let call = |server: &Server, body: &'static str| server.post("/a").key("k").body(body);
+        call(&before, "x").send().await.ran("run 1");
+        call(&after, "x").send().await.replayed("run 1");
+        call(&after, "y").send().await.refused(422, "key-reused");
+        let stranger = call(&after, "x").header("authorization", "Bearer b");
+        stranger.send().await.refused(422, "caller-differs");
+        let new = || after.post("/a").key("new").body("x");
+        new().send().await.ran("run 2");
+        new().send().await.replayed("run 2");
     })
     .await;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -176,20 +177,49 @@ async fn an_attempt_knows_its_key_and_token() {
     let attempt = |attempt: tower_idempotency::Attempt| async move {
         assert_eq!(attempt.key().as_str(), "key-1");
         assert_eq!(attempt.number(), 1);
-        Ok::<_, ()>((attempt.token().as_u64(), attempt.key().derive("psp")))
+        let derived = attempt.key().derive("psp");
+        Ok::<_, ()>((attempt.token().as_u64(), derived.as_str().to_owned()))
     };
     let first = executor.run_attempt(&key(), fingerprint(), attempt).await;
     let Ok(Ran::Executed((token, derived))) = first else {
         panic!("it did not run but {first:?}")
     };
     assert!(token > 0);
-    assert_eq!(derived, key().derive("psp"));
+    assert_eq!(derived, key().derive("psp").as_str());
     let other = IdempotencyKey::new("charge", "key-2").expect("the key is valid");
     let second = executor.run_attempt(&other, fingerprint(), |attempt| async move {
-        Ok::<_, ()>(attempt.key().derive("psp"))
+        Ok::<_, ()>(attempt.key().derive("psp").as_str().to_owned())
     });
     let second = second.await.map(Ran::into_inner).expect("it runs");
     assert_ne!(second, derived);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_of_the_work_runs_once_under_a_derived_key() {
+    let executor = in_memory();
+    let steps: Arc<AtomicU32> = Arc::default();
+    for attempt in 1..=2 {
+        let (inner, steps) = (executor.clone(), Arc::clone(&steps));
+        let work = async move |attempt: tower_idempotency::Attempt| {
+            let step = attempt.key().derive("ledger");
+            let work = async move || Ok::<_, ()>(steps.fetch_add(1, Ordering::Relaxed));
+            let step = inner.run(&step, fingerprint(), work).await;
+            // The work itself fails after its step.
+            Err::<(), _>(step.map(Ran::into_inner).ok())
+        };
+        let run = executor.run_attempt(&key(), fingerprint(), work).await;
+        assert!(
+            matches!(
+                run,
+                Err(RunError::Work {
+                    error: Some(0),
+                    is_retryable: true
+                })
+            ),
+            "{attempt}: {run:?}"
+        );
+    }
+    assert_eq!(steps.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

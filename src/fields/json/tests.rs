@@ -9,7 +9,12 @@ use crate::digest::Domain;
 
 fn select_in(body: &str, pointers: &[&str]) -> Result<[u8; 32], FieldError> {
     let mut digest = Digest::new(Domain::Test);
-    select(body.as_bytes(), &fields(pointers), &mut digest)?;
+    select(
+        body.as_bytes(),
+        &fields(pointers),
+        Blank::IsAbsent,
+        &mut digest,
+    )?;
     Ok(digest.finish())
 }
 
@@ -26,7 +31,8 @@ fn whole(body: &str) -> [u8; 32] {
 
 fn found(body: &str, pointers: &[&str]) -> usize {
     let optional: Vec<_> = fields(pointers).into_iter().map(Field::optional).collect();
-    select(body.as_bytes(), &optional, &mut Digest::new(Domain::Test)).expect("all are optional")
+    let mut digest = Digest::new(Domain::Test);
+    select(body.as_bytes(), &optional, Blank::IsAValue, &mut digest).expect("all are optional")
 }
 
 fn missing(pointer: &str) -> FieldError {
@@ -114,18 +120,60 @@ fn a_field_may_lie_in_another_and_stand_twice() {
 }
 
 #[test]
-fn an_absent_field_is_missing_and_null_is_absent() {
-    for body in [r#"{"a":1}"#, r#"{"a":1,"b":null}"#, r#"[{"b":1}]"#, "1"] {
+fn a_field_that_holds_nothing_is_missing() {
+    for body in [
+        "",
+        " \n",
+        r#"{"a":1}"#,
+        r#"[{"b":1}]"#,
+        "1",
+        r#"{"a":1,"b":null}"#,
+        r#"{"b":""}"#,
+        r#"{"b":" \t\u00a0\n"}"#,
+        r#"{"b":[]}"#,
+        r#"{"b":{}}"#,
+        r#"{"b":[null,"",{"c":[[]]}]}"#,
+    ] {
         let optional = [field("/b").optional()];
-        let count = select(body.as_bytes(), &optional, &mut Digest::new(Domain::Test));
+        let mut digest = Digest::new(Domain::Test);
+        let count = select(body.as_bytes(), &optional, Blank::IsAbsent, &mut digest);
         assert_eq!(count, Ok(0), "{body}");
         assert_eq!(select_in(body, &["/b"]), Err(missing("/b")), "{body}");
     }
     assert_eq!(select_in(" null ", &[""]), Err(missing("")));
     assert_eq!(select_in(r#"{"b":null}"#, &["/b/c"]), Err(missing("/b/c")));
-    for empty in [r#"{"b":""}"#, r#"{"b":[]}"#, r#"{"b":{}}"#, r#"{"b":0}"#] {
-        assert!(select_in(empty, &["/b"]).is_ok(), "{empty}");
+    for there in [
+        r#"{"b":0}"#,
+        r#"{"b":false}"#,
+        r#"{"b":"0"}"#,
+        r#"{"b":[null,0]}"#,
+        r#"{"b":{"c":[false]}}"#,
+    ] {
+        assert!(select_in(there, &["/b"]).is_ok(), "{there}");
     }
+}
+
+#[test]
+fn a_field_that_holds_nothing_is_a_value_where_it_says_something() {
+    let of = |body: &str| {
+        let mut digest = Digest::new(Domain::Test);
+        let fields = [field("/a").optional()];
+        let count = select(body.as_bytes(), &fields, Blank::IsAValue, &mut digest);
+        (count, digest.finish())
+    };
+    let bodies = [
+        "{}",
+        r#"{"a":null}"#,
+        r#"{"a":""}"#,
+        r#"{"a":[]}"#,
+        r#"{"a":" "}"#,
+    ];
+    let mut digests = bodies.map(|body| of(body).1).to_vec();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), bodies.len());
+    assert_eq!(of("{}").0, Ok(0));
+    assert_eq!(of(r#"{"a":null}"#).0, Ok(1));
 }
 
 #[test]
@@ -133,7 +181,8 @@ fn an_absent_optional_field_is_a_value_of_its_own() {
     let of = |body: &str| {
         let mut digest = Digest::new(Domain::Test);
         let fields = [field("/a").optional(), field("/b").optional()];
-        let found = select(body.as_bytes(), &fields, &mut digest).expect("all are optional");
+        let found = select(body.as_bytes(), &fields, Blank::IsAValue, &mut digest)
+            .expect("all are optional");
         (found, digest.finish())
     };
     let bodies = ["{}", r#"{"a":""}"#, r#"{"b":""}"#, r#"{"a":"","b":""}"#];
@@ -146,9 +195,10 @@ fn an_absent_optional_field_is_a_value_of_its_own() {
 
 #[test]
 fn what_is_no_json_is_malformed() {
+    for body in ["", " "] {
+        assert!(is_malformed(&rest(body, &[])), "{body}");
+    }
     for body in [
-        "",
-        " ",
         "{",
         r#"{"a":1"#,
         r#"{"a":1}}"#,
@@ -175,6 +225,7 @@ fn what_is_no_json_is_malformed() {
     assert!(is_malformed(&select(
         skipped,
         &fields(&["/a"]),
+        Blank::IsAbsent,
         &mut digest
     )));
     assert!(is_malformed(&without(
@@ -285,7 +336,7 @@ fn the_canonical_form_is_what_the_module_says() {
     expected.raw(&[PRESENT, TRUE, ABSENT]);
     let fields = [field("/b/4"), field("/c").optional()];
     let mut fed = Digest::new(Domain::Test);
-    assert_eq!(select(body, &fields, &mut fed), Ok(1));
+    assert_eq!(select(body, &fields, Blank::IsAbsent, &mut fed), Ok(1));
     assert_eq!(fed.finish(), expected.finish());
 }
 
@@ -587,7 +638,7 @@ proptest! {
     #[test]
     fn any_bytes_give_a_digest_or_an_error(body in proptest::collection::vec(any::<u8>(), 0..60)) {
         let all = fields(&["", "/a", "/0/a"]);
-        let _ = select(&body, &all, &mut Digest::new(Domain::Test));
+        let _ = select(&body, &all, Blank::IsAbsent, &mut Digest::new(Domain::Test));
         let _ = without(&body, &all[1..], &mut Digest::new(Domain::Test));
     }
 
