@@ -636,7 +636,11 @@ impl<St: Store> IdempotencyLayer<St> {
         self.with(|executor| executor.reconcile_timeout(reconcile_timeout))
     }
 
-    /// What it means that a run left no outcome. Default: [`Orphan::Retake`].
+    /// What becomes of a key whose run has an unknown outcome. Default: [`Orphan::Retake`].
+    ///
+    /// A reconciled response is stored as any other: without what is
+    /// [not stored](Self::unstored_headers), and only up to
+    /// [`max_response_body`](Self::max_response_body).
     #[must_use]
     pub fn orphan(self, orphan: Orphan<Response<Bytes>>) -> Self {
         let orphan = orphan.map(|response| Answer::Response(StoredResponse::from(response)));

@@ -210,7 +210,7 @@ impl<St: Store> Executor<St> {
         self.set(|settings| settings.store_timeout = store_timeout)
     }
 
-    /// What it means that a run left no outcome. Default: [`Orphan::Retake`].
+    /// What becomes of a key whose run has an unknown outcome. Default: [`Orphan::Retake`].
     #[must_use]
     pub fn orphan(self, orphan: Orphan<Answer>) -> Self {
         self.set(|settings| settings.orphan = orphan)

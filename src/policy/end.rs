@@ -17,6 +17,9 @@ use http::StatusCode;
 /// done* where it promises that nothing ran. `Retry-After` and `grpc-retry-pushback-ms` change no
 /// class: they say how long to wait, and nothing of what was done.
 ///
+/// A redirection to a login page is *final*, as every 302: authentication belongs outside of the
+/// layer, where a request that is not authenticated never gets to a key.
+///
 /// This is the table of [`Recording::default`](crate::Recording), which can be changed. A handler
 /// changes the class of one response by a [`RecordingOverride`](crate::RecordingOverride), and
 /// says when its work begins by [`Attempt::begin_effects`](crate::Attempt::begin_effects).

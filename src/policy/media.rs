@@ -12,6 +12,8 @@ pub(crate) enum Form {
     /// A gRPC response: its status is in its trailers, and it is a stream from its second message
     /// on.
     Grpc,
+    /// A gRPC-Web response: its status is in its body, or in its head when it has no message.
+    GrpcWeb,
     /// A response that has no end by its nature, or that is no message at all.
     Stream,
 }
@@ -23,23 +25,26 @@ impl Form {
             return Self::Whole;
         };
         let essence = essence(content_type.as_bytes());
-        if is_grpc(essence) {
-            Self::Grpc
+        if let Some(grpc) = Self::of_grpc(essence) {
+            grpc
         } else if is_stream(essence) {
             Self::Stream
         } else {
             Self::Whole
         }
     }
-}
 
-/// `application/grpc`, or with `+proto` and the like. gRPC-Web is another protocol, with its
-/// status in the body.
-fn is_grpc(essence: &[u8]) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    match essence.split_at_checked(GRPC.len()) {
-        Some((start, [] | [b'+', ..])) => start.eq_ignore_ascii_case(GRPC),
-        _ => false,
+    /// `application/grpc` and `application/grpc-web`, also with `+proto` and the like.
+    fn of_grpc(essence: &[u8]) -> Option<Self> {
+        const GRPC: &[u8] = b"application/grpc";
+        let (start, rest) = essence.split_at_checked(GRPC.len())?;
+        // Its last byte tells it from `application/json`.
+        let is_grpc = matches!(start, [.., b'c' | b'C']) && start.eq_ignore_ascii_case(GRPC);
+        match rest {
+            [] | [b'+', ..] if is_grpc => Some(Self::Grpc),
+            [b'-', ..] if is_grpc => Some(Self::GrpcWeb),
+            _ => None,
+        }
     }
 }
 
@@ -69,10 +74,13 @@ fn is_stream(essence: &[u8]) -> bool {
         && STREAMS
             .iter()
             .any(|stream| stream.eq_ignore_ascii_case(essence));
-    is_named
-        || essence
+    match essence {
+        _ if is_named => true,
+        [.., b'q' | b'Q'] => essence
             .last_chunk::<{ SEQUENCE.len() }>()
-            .is_some_and(|end| end.eq_ignore_ascii_case(SEQUENCE))
+            .is_some_and(|end| end.eq_ignore_ascii_case(SEQUENCE)),
+        _ => false,
+    }
 }
 
 /// Whether a second length-prefixed message has begun in the bytes of a gRPC response.
@@ -119,7 +127,6 @@ mod tests {
             "application/json",
             "application/ld+json",
             "application/vnd.api+json",
-            "application/grpc-web+proto",
             "application/connect+json",
             "multipart/mixed; boundary=b",
             "text/event-streams",
@@ -140,7 +147,10 @@ mod tests {
         ] {
             assert_eq!(form(content_type), Form::Grpc, "{content_type}");
         }
-        for content_type in ["application/grpc-web", "application/grpcs", "text/grpc"] {
+        for content_type in ["application/grpc-web", "application/grpc-web-text+proto"] {
+            assert_eq!(form(content_type), Form::GrpcWeb, "{content_type}");
+        }
+        for content_type in ["application/grpcs", "application/json", "text/grpc"] {
             assert_eq!(form(content_type), Form::Whole, "{content_type}");
         }
     }

@@ -1,4 +1,4 @@
-//! What an orphan means: an attempt that ended, or vanished, without an outcome.
+//! What an orphan means: an attempt whose outcome is unknown.
 
 use std::fmt;
 use std::future::Future;
@@ -10,11 +10,13 @@ use crate::fingerprint::Fingerprint;
 use crate::key::IdempotencyKey;
 use crate::record::FencingToken;
 
-/// What happens to a key whose attempt left no outcome: its process died or stopped past its
-/// lease, its handler panicked, or the service failed with an error.
+/// What becomes of a key whose attempt has an [unknown](crate::End::Unknown) outcome: its process
+/// died or stopped past its lease, its handler panicked, the service failed with an error, or the
+/// response says nothing of what was done, such as a 500, or a 408 that a timeout within made of
+/// the handler.
 ///
 /// After a crash the policy decides as soon as the lease has lapsed and the key is asked for
-/// again; after a panic or an error at once.
+/// again; after every other end at once.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Orphan<T> {
@@ -23,7 +25,9 @@ pub enum Orphan<T> {
     #[default]
     Retake,
     /// Never run it again: the key stays refused with `outcome-unknown` until its retention
-    /// ends or an operator removes it. The work is done at most once.
+    /// ends, which counts from the end of the attempt, or an operator removes it. The work is done
+    /// at most once, as far as it is true that nothing was done where a response
+    /// [says so](crate::End::NothingDone).
     Hold,
     /// Ask the business system what became of the lost attempt. Exactly once, as far as it
     /// knows the answer.
@@ -126,7 +130,7 @@ pub struct Orphaned {
     /// The fingerprint of its request.
     pub fingerprint: Fingerprint,
     /// The fencing token of the attempt that asks. The lost one's was lower, unless it is the
-    /// one that asks, after a panic or an error of its own.
+    /// one that asks, at its own end.
     pub token: FencingToken,
     /// When the key was first claimed, since it was last forgotten: what was done before belongs
     /// to an earlier use of the key.

@@ -41,7 +41,8 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 ///
 /// A gRPC response (`application/grpc`, or with `+` or `;` after it) counts by its `grpc-status`,
 /// in the trailers or, where there are none, in the head. gRPC-Web and Connect put it into the
-/// body, where a function of [`by_body`](Self::by_body) can read it.
+/// body, where a function of [`by_body`](Self::by_body) can read it; only that of a gRPC-Web
+/// response without a message is in its head, and counts.
 #[derive(Clone, Default)]
 pub struct Recording {
     set: Set,
@@ -210,6 +211,10 @@ impl Recording {
         let word = match form {
             Form::Whole | Form::Stream => Word::Http(head.status),
             Form::Grpc => Word::Grpc(grpc_code(&head.headers, whole)?),
+            Form::GrpcWeb => match head.headers.get(GRPC_STATUS) {
+                Some(value) => Word::Grpc(code(value)),
+                None => Word::Http(head.status),
+            },
         };
         if word.is_success() {
             return Some(match self.also.is_empty() {
@@ -446,6 +451,22 @@ mod tests {
             class(&recording, &grpc(Some("0")), Some(&last)),
             End::Unknown
         );
+    }
+
+    #[test]
+    fn a_grpc_web_response_counts_by_the_status_in_its_head() {
+        let recording = Recording::default();
+        for (in_head, end) in [
+            (Some("14"), End::Unknown),
+            (Some("3"), End::NothingDone),
+            (Some("0"), End::Final),
+            (None, End::Final),
+        ] {
+            let mut head = grpc(in_head);
+            let content_type = HeaderValue::from_static("application/grpc-web+proto");
+            head.headers.insert(CONTENT_TYPE, content_type);
+            assert_eq!(class(&recording, &head, None), end, "{in_head:?}");
+        }
     }
 
     #[test]

@@ -64,20 +64,20 @@ const NEVER_STORED: [HeaderName; 8] = [
 /// Takes out of a response what is not stored of it.
 #[derive(Clone)]
 pub(crate) struct Sieve {
-    /// The names, each with those of its length: a look-up has few to compare, most often none.
+    /// By their lengths, by which most names are told from all of these.
     names: Arc<[Vec<HeaderName>]>,
-    /// Beginnings of names, each with those of its first letter.
-    beginnings: Arc<[Vec<Box<str>>]>,
+    beginnings: Arc<[Box<str>]>,
+    /// A bit for each first letter of a beginning.
+    letters: u32,
     max_body: usize,
 }
-
-const LETTERS: usize = 1 << 5;
 
 impl Default for Sieve {
     fn default() -> Self {
         let sieve = Self {
             names: Arc::default(),
             beginnings: Arc::default(),
+            letters: 0,
             max_body: 1 << 20,
         };
         sieve.without(UNSTORED_HEADERS)
@@ -88,11 +88,14 @@ impl Sieve {
     /// The same sieve, for other fields.
     pub(crate) fn without(self, unstored: impl IntoIterator<Item = HeaderName>) -> Self {
         let mut names: Vec<Vec<HeaderName>> = Vec::new();
-        let mut beginnings: Vec<Vec<Box<str>>> = vec![Vec::new(); LETTERS];
+        let (mut beginnings, mut letters) = (Vec::new(), 0);
         for name in NEVER_STORED.into_iter().chain(unstored) {
             match name.as_str().strip_suffix('*') {
-                Some("") => beginnings.iter_mut().for_each(|all| all.push("".into())),
-                Some(beginning) => beginnings[letter(beginning)].push(beginning.into()),
+                Some(beginning) => {
+                    // Without a letter, it stands for all.
+                    letters |= letter(beginning).unwrap_or(u32::MAX);
+                    beginnings.push(beginning.into());
+                }
                 None => {
                     let length = name.as_str().len();
                     names.resize_with(names.len().max(length + 1), Vec::new);
@@ -103,6 +106,7 @@ impl Sieve {
         Self {
             names: names.into(),
             beginnings: beginnings.into(),
+            letters,
             ..self
         }
     }
@@ -126,15 +130,18 @@ impl Sieve {
         move |name| !self.is_unstored(name) && !of_connection.contains(name)
     }
 
+    #[inline]
     fn is_unstored(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
+        let is_of_a_letter = letter(text).is_some_and(|letter| self.letters & letter != 0);
         let of_its_length = self.names.get(text.len());
-        if of_its_length.is_some_and(|names| names.contains(name)) {
-            return true;
-        }
-        let of_its_letter = self.beginnings.get(letter(text));
-        let mut beginnings = of_its_letter.into_iter().flatten();
-        beginnings.any(|beginning| text.starts_with(&**beginning))
+        of_its_length.is_some_and(|names| names.contains(name))
+            || is_of_a_letter && self.begins(text)
+    }
+
+    fn begins(&self, name: &str) -> bool {
+        let mut beginnings = self.beginnings.iter();
+        beginnings.any(|beginning| name.starts_with(&**beginning))
     }
 
     /// An answer that does not come from the handler, as it is stored.
@@ -189,10 +196,10 @@ impl Sieve {
     }
 }
 
-/// A place for the first letter of a name.
-fn letter(name: &str) -> usize {
-    let first = name.as_bytes().first().copied().unwrap_or_default();
-    usize::from(first) % LETTERS
+/// The bit of the first letter of a name.
+fn letter(name: &str) -> Option<u32> {
+    let first = name.as_bytes().first()?;
+    Some(1 << (first % 32))
 }
 
 /// The fields that `Connection` names.
@@ -208,10 +215,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 impl fmt::Debug for Sieve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.names.iter().flatten().collect();
-        let beginnings: Vec<_> = self.beginnings.iter().flatten().collect();
         f.debug_struct("Sieve")
             .field("names", &names)
-            .field("beginnings", &beginnings)
+            .field("beginnings", &self.beginnings)
             .field("max_body", &self.max_body)
             .finish()
     }
