@@ -51,10 +51,12 @@ use crate::store::Store;
 ///
 /// # Where to put it
 ///
-/// Inside of what must see every request, replayed or not: tracing, rate limits, and above all
-/// authentication, so that a caller whose access was withdrawn does not get a replay. Outside of
-/// what changes a response for one client alone, such as compression: the layer stores what
-/// comes out of the service it wraps. With [`Router::layer`] that order is bottom to top.
+/// Inside of what must see every request, replayed or not: tracing, rate limits, CORS, and above
+/// all authentication, so that a caller whose access was withdrawn does not get a replay. Inside,
+/// too, of what changes requests or responses for one client alone, such as compression and
+/// decompression: the layer stores what comes out of the service it wraps. Outside of what waits
+/// for capacity: limits on concurrency, and what sheds load. With [`Router::layer`] that order is
+/// bottom to top. `docs/composition.md` has a table of it, with what happens otherwise.
 ///
 /// Where a layer that catches panics stands makes no difference to the key: a panic, and the 500
 /// that such a layer makes of one, are both [unknown](End::Unknown).

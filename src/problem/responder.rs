@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, Version};
 
 use super::{Refusal, RefusalReason};
 use crate::outcome::IDEMPOTENCY_REFUSED;
@@ -50,6 +50,8 @@ impl Responder {
 
     pub(crate) fn keep(&self, parts: &Parts) -> Kept {
         match self {
+            // gRPC needs HTTP/2, and most requests come without it.
+            Self::Problem { .. } if parts.version < Version::HTTP_2 => Kept::Http,
             Self::Problem { .. } if is_grpc(&parts.headers) => Kept::Grpc,
             Self::Problem { .. } => Kept::Http,
             Self::Application(_) => Kept::Parts(Box::new(parts.clone())),
