@@ -159,8 +159,9 @@ async fn bodies_that_read_alike_with_their_boundary_or_query_are_two_requests() 
             ),
         ),
         (("/?ab", "text/plain", "c"), ("/?a", "text/plain", "bc")),
-        (("/?", "text/plain", "c"), ("/", "text/plain", "c")),
         (("/", "text/plainc", "body"), ("/", "text/plain", "cbody")),
+        (("/a", "text/plain", "c"), ("/a?c", "text/plain", "")),
+        (("/", "a/b;c=d", "x"), ("/", "a/b;c=\"d;c=d\"", "x")),
     ];
     for (number, (first, second)) in pairs.into_iter().enumerate() {
         let app = Runs::default().behind(layer());

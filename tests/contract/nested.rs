@@ -202,7 +202,10 @@ async fn a_gateway_hands_on_that_another_s_attempt_is_in_progress() {
         let store = FaultyStore::new();
         store.be_remote();
         let runs = Runs::default();
-        let of_service = IdempotencyLayer::new(store.clone()).living(Living::of_another_process());
+        // The gateway knows the service by another name than the client does.
+        let of_service = IdempotencyLayer::new(store.clone())
+            .any_host()
+            .living(Living::of_another_process());
         let service = case.serve(&of_service, runs.gated()).await;
         let of_gateway = IdempotencyLayer::new(store).namespace("gateway");
         let gateway = gateway(case, &of_gateway, &service).await;

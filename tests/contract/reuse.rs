@@ -10,7 +10,7 @@ use tower_idempotency::{
 };
 
 use crate::support::{
-    Call, Case, FaultyStore, Runs, Server, for_axum, for_each_stack, layer, router,
+    Call, Case, FaultyStore, Log, Runs, Server, for_axum, for_each_stack, layer, router,
 };
 
 fn call(server: &Server, query: &str, content_type: &str, credentials: &str, body: &str) -> Call {
@@ -972,6 +972,59 @@ async fn a_record_under_an_earlier_name_is_found() {
         let new = || after.post("/a").key("new").body("x");
         new().send().await.ran("run 2");
         new().send().await.replayed("run 2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn signatures_that_make_another_caller_are_told_of_once() {
+    for_each_stack(|case| async move {
+        let log = Log::of_this_thread();
+        let server = case.serve(&layer(), Runs::default().numbered()).await;
+        signed(&server, "AKIA1", "s3cret-1")
+            .send()
+            .await
+            .ran("run 1");
+        for _ in 0..3 {
+            let again = signed(&server, "AKIA1", "s3cret-2").send().await;
+            again.refused(422, "caller-differs");
+        }
+        assert_eq!(log.count("WARN", "signed_identity"), 1);
+        assert_eq!(log.count("WARN", "scope"), 1);
+        // What was compared is told by name.
+        assert_eq!(log.count("DEBUG", "\"host\", \"authorization\""), 3);
+        assert_eq!(log.count("", "s3cret"), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_layer_that_knows_no_caller_says_so_once() {
+    for_each_stack(|case| async move {
+        let log = Log::of_this_thread();
+        let server = case.serve(&layer(), Runs::default().numbered()).await;
+        let post = || server.post("/a").key("k");
+        server.post("/a").send().await.ran("run 1");
+        let known = post().header("x-api-key", "a");
+        known.send().await.ran("run 2");
+        assert_eq!(log.count("WARN", "without any credential"), 0);
+        for key in ["l", "m"] {
+            server
+                .post("/a")
+                .key(key)
+                .header("cookie", "_ga=1")
+                .send()
+                .await;
+        }
+        assert_eq!(log.count("WARN", "without any credential"), 1);
+
+        // The tenant is enough.
+        let server = case
+            .serve(&layer().scope(tenant), Runs::default().numbered())
+            .await;
+        let call = server.post("/a").key("k").header("x-tenant", "t");
+        call.send().await.ran("run 1");
+        assert_eq!(log.count("WARN", "without any credential"), 1);
     })
     .await;
 }

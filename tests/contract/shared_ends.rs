@@ -84,6 +84,7 @@ async fn of_many_on_another_node_one_claims_when_the_run_has_ended() {
         store.be_remote();
         let node = || {
             IdempotencyLayer::new(store.clone())
+                .any_host()
                 .wait_for_in_flight(LONG)
                 .living(Living::of_another_process())
         };
@@ -119,6 +120,7 @@ async fn another_looks_out_when_the_one_who_did_has_gone() {
         store.be_remote();
         let node = || {
             IdempotencyLayer::new(store.clone())
+                .any_host()
                 .wait_for_in_flight(LONG)
                 .living(Living::of_another_process())
         };

@@ -45,11 +45,12 @@ fn check(answer: &Answer, runs: usize) {
         // A run that lost its lease gives the answer in its place, if that can be read.
         (409, Some("response-not-stored"))
         | (500, Some("store-broken"))
-        | (503, Some("store-full" | "store-unavailable")) => {
+        | (503, Some("record-newer" | "store-full" | "store-unavailable")) => {
             assert!(runs <= 1, "{answer:?}");
         }
         (409, Some("lease-lost")) => assert_eq!(runs, 1, "{answer:?}"),
-        (409, Some("in-progress" | "outcome-unknown")) | (422, Some("key-reused")) => {
+        (409, Some("in-progress" | "outcome-unknown" | "settings-changed"))
+        | (422, Some("caller-differs" | "key-reused")) => {
             assert_eq!(runs, 0, "{answer:?}");
         }
         _ => panic!("an answer that is not documented: {answer:?}"),

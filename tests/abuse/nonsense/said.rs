@@ -96,7 +96,7 @@ async fn an_answer_to_another_request_is_not_replayed() {
     let app = runs.behind(IdempotencyLayer::new(store));
     ask(&app, request("k", "body"))
         .await
-        .refused(422, "key-reused");
+        .refused(422, "caller-differs");
     assert_eq!(runs.count(), 0);
 }
 
