@@ -607,6 +607,18 @@ impl<St: Store> IdempotencyLayer<St> {
         self.with(|executor| executor.max_execution(max_execution))
     }
 
+    /// See [`Executor::heartbeat_on`]. Default: a thread of its own.
+    #[must_use]
+    pub fn heartbeat_on(self, runtime: tokio::runtime::Handle) -> Self {
+        self.with(|executor| executor.heartbeat_on(runtime))
+    }
+
+    /// See [`Executor::heartbeat_store`]. Default: the store that the records are in.
+    #[must_use]
+    pub fn heartbeat_store(self, store: impl Store) -> Self {
+        self.with(|executor| executor.heartbeat_store(store))
+    }
+
     /// See [`Executor::living`].
     #[cfg(feature = "test-util")]
     #[must_use]

@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if requests > MOST {
         return Err(format!("at most {MOST} requests").into());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(run(path, requests));
     Ok(())
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::detach::Stage;
-use super::living::{Alive, Living};
+use super::heart::{Alive, Heart, check_runtime, check_thread};
 use super::previous::Earlier;
 use super::runs::{Entered, Permit};
 use super::wait::SharedEnd;
@@ -18,10 +18,9 @@ use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::Orphan;
 use crate::record::{
-    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, decide,
-    has_lapsed, random_u64,
+    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, decide, random_u64,
 };
-use crate::store::{Claim, Completion, Store, Waiter};
+use crate::store::{Claim, Completion, Store, Waiter, at_once};
 
 /// The least pause between two waits for a run.
 const BREATH: Duration = Duration::from_millis(1);
@@ -94,7 +93,8 @@ pub(crate) enum Begun {
 /// The right to run, counted.
 pub(crate) struct Held {
     pub(super) lease: Lease,
-    pub(super) permit: Permit,
+    /// Counts the run until this is dropped.
+    _permit: Permit,
     /// Until the lease was ended, nobody in this process takes it over.
     pub(super) alive: Alive,
 }
@@ -161,7 +161,16 @@ impl<St: Store> Executor<St> {
             ..self.request(parts, key, identity, accepted, now)
         };
         let claim = self.shared.store.try_claim(&request)?;
-        match classify(claim, &request, entered, self.living_here()) {
+        match classify(claim, &request, entered, self.heart(), now) {
+            Claimed::Begun(Begun::Held(held)) => Some(match check_thread() {
+                Ok(()) => Begun::Held(held),
+                Err(error) => {
+                    // A store that granted the lease at once takes it back at once, or lets it lapse.
+                    let release = self.undoing(&held.lease);
+                    at_once(self.shared.store.release(&held.lease, release));
+                    Begun::Refused(Conflict::Store(error))
+                }
+            }),
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(in_flight) if self.is_within(&in_flight, within) => {
                 Some(Begun::Within)
@@ -174,6 +183,9 @@ impl<St: Store> Executor<St> {
     /// Begins, waiting for the store and, if so set, for a run in flight. Tells `stage` when the
     /// key may be held.
     pub(crate) async fn begin(&self, claimant: &Claimant, stage: &Stage) -> Begun {
+        if let Err(error) = check_runtime() {
+            return Begun::Refused(Conflict::Store(error));
+        }
         let wait = self.shared.settings.wait;
         let patience = (!wait.is_zero()).then(|| after(wait));
         let mut lookout = None;
@@ -334,8 +346,8 @@ impl<St: Store> Executor<St> {
     /// Whether a lease has lapsed. That of an attempt which is alive in this process has not,
     /// whatever the clock says.
     pub(super) fn has_lapsed(&self, lease: &Lease, now: Timestamp) -> bool {
-        has_lapsed(lease, now, self.shared.settings.clock_skew)
-            && !self.living_here().contains(lease.owner)
+        let liveness = Liveness::new(&self.shared.living);
+        liveness.has_lapsed(lease, now, self.shared.settings.clock_skew)
     }
 
     async fn claim(
@@ -361,7 +373,7 @@ impl<St: Store> Executor<St> {
                 return Claimed::Begun(store_failed(error));
             }
         }
-        classify(claim, &first, entered, self.living_here())
+        classify(claim, &first, entered, self.heart(), self.now())
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.
@@ -396,11 +408,12 @@ impl<St: Store> Executor<St> {
 }
 
 /// What a claim gives. A store that answers it with what belongs to another is not believed.
-fn classify(
+fn classify<St: Store>(
     claim: Result<Claim, StoreError>,
     request: &ClaimRequest<'_>,
     entered: Entered<'_>,
-    living: Living,
+    heart: &Arc<Heart<St>>,
+    now: Timestamp,
 ) -> Claimed {
     let begun = match claim {
         Ok(Claim::Acquired(lease)) if !is_for(&lease, request) => {
@@ -412,9 +425,9 @@ fn classify(
             )))
         }
         Ok(Claim::Acquired(lease)) => Begun::Held(Held {
-            alive: living.enter(lease.owner),
+            alive: heart.keep(&lease, now),
             lease,
-            permit: entered.hold(),
+            _permit: entered.hold(),
         }),
         Ok(Claim::Completed(completed)) if !request.is_for(&completed.identity) => {
             Begun::Refused(Conflict::CallerDiffers)

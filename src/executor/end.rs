@@ -10,8 +10,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, error, warn};
 
 use super::begin::{Held, jittered};
-use super::heart::Beating;
-use super::living::Flags;
+use super::living::{Flags, Noted};
 use super::run::Panic;
 use super::wait::{SharedEnd, What};
 use super::{Conflict, Executor, after};
@@ -264,7 +263,8 @@ impl<St: Store> Executor<St> {
 
     /// Whether somebody in this process waits for the end of the run of `owner`.
     pub(crate) fn is_awaited(&self, owner: Owner) -> bool {
-        self.shared.living.is_awaited(owner)
+        let is_awaited = self.heart().with(owner, |noted| noted.is_awaited());
+        is_awaited.unwrap_or_default()
     }
 
     /// What those get who wait for a run whose lease ended so; `None` when they have to ask the
@@ -307,7 +307,7 @@ impl<St: Store> Executor<St> {
 
     /// What the attempt of `owner` has said of its effects. It can say no more after that.
     pub(crate) fn effects(&self, owner: Owner) -> Effects {
-        let said = self.shared.living.judge(owner);
+        let said = self.heart().with(owner, Noted::judge).unwrap_or_default();
         if said.contains(Flags::HAS_BEGUN_EFFECTS) {
             Effects::Begun
         } else if self.shared.settings.announces_effects || said.contains(Flags::ANNOUNCES_EFFECTS)
@@ -373,16 +373,10 @@ impl<St: Store> Executor<St> {
     /// Gives a key back whose work was not begun. Those who wait for it claim it again.
     pub(super) async fn undo(&self, held: Held) {
         let release = Write::Release(self.undoing(&held.lease));
-        self.end(held, release, None, None).await;
+        self.end(held, release, None).await;
     }
 
-    pub(super) async fn end(
-        &self,
-        held: Held,
-        write: Write,
-        told: Option<Told>,
-        beating: Option<Beating<St>>,
-    ) -> Ended {
+    pub(super) async fn end(&self, held: Held, write: Write, told: Option<Told>) -> Ended {
         let mut write = write;
         let mut tried = self.try_end(&held.lease, &write).await;
         if let Err(error) = &tried
@@ -408,7 +402,7 @@ impl<St: Store> Executor<St> {
         {
             held.alive.tell(|| SharedEnd::of(&held.lease, what));
         }
-        self.end_in_background(held, write, beating, &error);
+        self.end_in_background(held, write, &error);
         ended
     }
 
@@ -496,26 +490,12 @@ impl<St: Store> Executor<St> {
     ///
     /// A fault that does not pass by itself, such as a missing table, is not tried for that long:
     /// the store does not renew the lease either, so it lapses, and the orphan policy decides.
-    fn end_in_background(
-        &self,
-        held: Held,
-        write: Write,
-        beating: Option<Beating<St>>,
-        error: &StoreError,
-    ) {
+    fn end_in_background(&self, held: Held, write: Write, error: &StoreError) {
         self.shared.runs.completion_retried();
         let passes = error.kind().is_passing();
         let executor = self.clone();
         let retrying = async move {
             let settings = &executor.shared.settings;
-            let Held {
-                lease,
-                permit,
-                alive,
-            } = held;
-            // Without a limit on its execution: the work is done, only its record is missing.
-            drop(beating);
-            let _beating = executor.shared.heart.keep(&lease, settings.lease, None);
             let kept_for = match &write {
                 Write::Complete(completion, _) => completion.expires_at.since(completion.now),
                 Write::Release(_) => settings.retention,
@@ -528,19 +508,19 @@ impl<St: Store> Executor<St> {
             let mut pause = FIRST_PAUSE.min(longest_pause);
             loop {
                 sleep(jittered(pause)).await;
-                if executor.try_end(&lease, &write).await.is_ok() {
+                if executor.try_end(&held.lease, &write).await.is_ok() {
                     break;
                 }
                 if Instant::now() >= gives_up {
                     error!(
-                        record = %lease.key,
+                        record = %held.lease.key,
                         "the store never took the end of a run; the orphan policy decides about its key"
                     );
                     break;
                 }
                 pause = longest_pause.min(pause * 2);
             }
-            drop((alive, permit));
+            drop(held);
         };
         tokio::spawn(retrying.instrument(Span::current()));
     }

@@ -1,181 +1,238 @@
-//! The heartbeat: one task that renews the leases of all runs that take longer than a poll.
+//! The heartbeat: renews the leases of all runs, from before their first poll to their end.
 //!
-//! A task apart from the runs goes on renewing while a handler blocks its thread, or while
-//! nobody polls the future that a run sits in; and one timer for all is cheaper than one each.
+//! It is one task for all runs of an executor, on a thread of its own, so that it goes on while a
+//! handler blocks its thread, while nobody polls the future that a run sits in, and after the
+//! runtime that a run began on. Renewals that the store answers at once cost neither a task nor
+//! an allocation.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod beats;
+mod runtimes;
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::warn;
+use tracing::{error, warn};
 
-use super::after;
-use crate::clock::Clock;
+pub(super) use self::beats::{Alive, Beats};
+use self::beats::{BEATS_PER_LEASE, Due};
+pub(super) use self::runtimes::{check as check_runtime, check_thread, has_timers};
+use super::living::{Living, Noted};
+use crate::clock::{Clock, Timestamp};
+use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Lease, Owner, Renewal};
-use crate::store::{Fenced, Store};
+use crate::store::{Fenced, SharedStore, Store};
 
-/// A lease is renewed when a third of it has passed, so that two renewals may fail.
-const BEATS_PER_LEASE: u32 = 3;
+/// A renewal that failed, or that the store does not answer, is tried again after so much of the
+/// lease.
+const TRIES_PER_LEASE: u32 = 12;
+/// So many renewals may wait for the store at a time, and one more for each [`RUNS_PER_RENEWAL`]
+/// runs: with a lease of 30 s, the store may take 300 ms for each, and all are in time.
+const FEWEST_AT_A_TIME: usize = 64;
+const RUNS_PER_RENEWAL: usize = 32;
+
+/// Where a heart beats.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// `None`: on the thread of all hearts.
+    pub(super) runtime: Option<Handle>,
+    /// `None`: to the store that the records are in.
+    pub(super) store: Option<SharedStore>,
+}
 
 pub(super) struct Heart<St> {
     store: Arc<St>,
+    /// What renewals go to in its place.
+    other_store: Option<SharedStore>,
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
-    earlier: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    beats: HashMap<Owner, Beat, BuildHasherDefault<OfOwner>>,
-    /// When the task wakes next; `None` when there is no task.
-    wakes_at: Option<Instant>,
-}
-
-/// An owner is a number like any other, made here, and so its own hash.
-#[derive(Default)]
-struct OfOwner(u64);
-
-impl Hasher for OfOwner {
-    fn write(&mut self, bytes: &[u8]) {
-        for eight in bytes.chunks(8) {
-            let mut number = [0; 8];
-            number[..eight.len()].copy_from_slice(eight);
-            self.0 ^= u64::from_le_bytes(number);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-struct Beat {
-    lease: Lease,
-    duration: Duration,
-    due: Instant,
-    /// When the run has had its time, and its lease may lapse.
-    ends_at: Option<Instant>,
-    /// Whether the end of the run is under way to the store.
-    is_ending: bool,
+    lease: Duration,
+    retention: Duration,
+    beats: Arc<Beats>,
+    runtime: Option<Handle>,
+    /// Renewals that wait for the store.
+    waiting: AtomicUsize,
+    one_less: Notify,
 }
 
 impl<St: Store> Heart<St> {
-    pub(super) fn new(store: Arc<St>, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(super) fn new(
+        store: Arc<St>,
+        clock: Arc<dyn Clock>,
+        (lease, retention): (Duration, Duration),
+        living: Living,
+        Place {
+            runtime,
+            store: other_store,
+        }: Place,
+    ) -> Arc<Self> {
+        let beats = Arc::new(Beats::new(lease, living));
+        living.add(&beats);
         Arc::new(Self {
             store,
+            other_store,
             clock,
-            state: Mutex::default(),
-            earlier: Notify::new(),
+            lease,
+            retention,
+            beats,
+            runtime,
+            waiting: AtomicUsize::new(0),
+            one_less: Notify::new(),
         })
     }
 
-    /// Renews `lease` until the guard is dropped, or until `max_execution` after the run began.
-    pub(super) fn keep(
-        self: &Arc<Self>,
-        lease: &Lease,
-        duration: Duration,
-        max_execution: Option<Duration>,
-    ) -> Beating<St> {
-        let due = after(duration / BEATS_PER_LEASE);
-        let beat = Beat {
-            lease: lease.clone(),
-            duration,
-            due,
-            ends_at: max_execution.map(after),
-            is_ending: false,
-        };
-        let mut state = self.lock();
-        state.beats.insert(lease.owner, beat);
-        match state.wakes_at {
-            Some(wakes_at) if wakes_at <= due => {}
-            Some(_) => {
-                state.wakes_at = Some(due);
-                self.earlier.notify_one();
-            }
-            None => {
-                state.wakes_at = Some(due);
-                let task = Task {
-                    heart: Arc::clone(self),
-                    ended: false,
-                };
-                tokio::spawn(task.run());
-            }
+    /// What is known of the attempt of `owner`, which it keeps alive.
+    pub(super) fn with<T>(&self, owner: Owner, look: impl FnOnce(&mut Noted) -> T) -> Option<T> {
+        self.beats.with(owner, look)
+    }
+
+    /// Keeps an attempt alive that holds `lease` at `now`: its lease is renewed until the guard is
+    /// dropped.
+    pub(super) fn keep(self: &Arc<Self>, lease: &Lease, now: Timestamp) -> Alive {
+        let alive = self.beats.enter(lease, now);
+        if !self.beats.is_awake() {
+            self.wake();
         }
-        drop(state);
-        Beating {
+        alive
+    }
+
+    /// Keeps an attempt alive that holds no lease.
+    pub(super) fn keep_without_lease(&self, owner: Owner) -> Alive {
+        self.beats.enter_without_lease(owner)
+    }
+
+    #[cold]
+    fn wake(self: &Arc<Self>) {
+        if self.beats.wake() {
+            self.start(self.runtime.as_ref());
+        }
+    }
+
+    fn start(self: &Arc<Self>, runtime: Option<&Handle>) {
+        let task = Task {
             heart: Arc::clone(self),
-            owner: lease.owner,
-        }
+            ended: false,
+        };
+        let runtime = match runtime {
+            Some(runtime) => runtime.clone(),
+            None => match runtimes::of_hearts() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    error!(%error, "the heartbeat has no thread of its own");
+                    match Handle::try_current() {
+                        Ok(runtime) => runtime,
+                        Err(_) => return task.does_not_start(),
+                    }
+                }
+            },
+        };
+        runtime.spawn(task.run());
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes what is due, and says when to look again; `None` when nothing beats any more.
-    fn due(&self, due: &mut Vec<(Lease, Duration)>) -> Option<Instant> {
-        let now = Instant::now();
-        let mut state = self.lock();
-        state
-            .beats
-            .retain(|_, beat| beat.ends_at.is_none_or(|ends_at| now < ends_at));
-        for beat in state.beats.values_mut() {
-            if beat.due <= now {
-                due.push((beat.lease.clone(), beat.duration));
-                beat.due = after(beat.duration / BEATS_PER_LEASE);
-            }
-        }
-        state.wakes_at = state.beats.values().map(|beat| beat.due).min();
-        state.wakes_at
-    }
-
-    async fn renew(self: Arc<Self>, lease: Lease, duration: Duration) {
-        let deadline = self.clock.now().plus(duration);
+    async fn renew(self: Arc<Self>, lease: Lease) -> Result<Fenced, StoreError> {
+        let deadline = self.clock.now().plus(self.lease);
         let renewal = Renewal {
             deadline,
-            // As long after the deadline as it was at first.
-            expires_at: deadline.plus(lease.expires_at.since(lease.deadline)),
+            expires_at: deadline.plus(self.retention),
         };
-        let renewed = timeout(
-            duration / BEATS_PER_LEASE,
-            self.store.renew(&lease, renewal),
-        );
-        match renewed.await {
-            Ok(Ok(Fenced::Applied)) => {}
-            Ok(Ok(Fenced::LeaseLost(_))) => {
-                let beat = self.lock().beats.remove(&lease.owner);
-                // A renewal that comes after the end of its own run finds no lease, either; what
-                // became of the lease is for the end to say.
-                if beat.is_some_and(|beat| !beat.is_ending) {
-                    warn!(record = %lease.key, "a run lost its lease");
-                }
-            }
-            Ok(Err(error)) => {
-                warn!(record = %lease.key, %error, "a lease was not renewed; trying again");
-                self.try_again_soon(&lease, duration);
-            }
-            Err(_) => warn!(record = %lease.key, "the store did not answer a renewal in time"),
+        match &self.other_store {
+            None => self.store.renew(&lease, renewal).await,
+            Some(store) => store.renew(&lease, renewal).await,
         }
     }
 
-    fn try_again_soon(&self, lease: &Lease, duration: Duration) {
-        let due = after(duration / (BEATS_PER_LEASE * 4));
-        let mut state = self.lock();
-        if let Some(beat) = state.beats.get_mut(&lease.owner) {
-            beat.due = beat.due.min(due);
-            if state.wakes_at.is_some_and(|wakes_at| due < wakes_at) {
-                state.wakes_at = Some(due);
-                self.earlier.notify_one();
+    /// What came of a renewal.
+    fn renewed(&self, due: &Due, renewed: Result<Fenced, StoreError>) {
+        let record = due.lease.key;
+        match renewed {
+            Ok(Fenced::Applied) => {}
+            Ok(Fenced::LeaseLost(_)) => {
+                // A renewal that comes after the end of its own run finds no lease, either; what
+                // became of the lease is for the end to say.
+                if self.beats.lost(due) {
+                    warn!(%record, "a run lost its lease");
+                }
             }
+            Err(error) => {
+                warn!(%record, %error, "a lease was not renewed; trying again");
+                self.due_in(due, self.lease / TRIES_PER_LEASE);
+            }
+        }
+    }
+
+    fn due_in(&self, due: &Due, after: Duration) {
+        self.beats.due_in(due, after, self.clock.now());
+    }
+
+    /// Goes on with a renewal that the store did not answer at once.
+    ///
+    /// If it hangs, another one does not wait for its end.
+    fn wait(self: &Arc<Self>, due: Due, renewal: impl Future<Output = Renewed> + Send + 'static) {
+        self.due_in(&due, self.lease / TRIES_PER_LEASE);
+        let waiting = Waiting::new(self);
+        tokio::spawn(async move {
+            let heart = &waiting.0;
+            match timeout(heart.lease / (BEATS_PER_LEASE * 2), renewal).await {
+                Ok(renewed) => {
+                    let is_applied = matches!(renewed, Ok(Fenced::Applied));
+                    heart.renewed(&due, renewed);
+                    if is_applied {
+                        heart.due_in(&due, heart.lease / BEATS_PER_LEASE);
+                    }
+                }
+                Err(_) => {
+                    let record = due.lease.key;
+                    warn!(%record, "the store did not answer a renewal in time");
+                }
+            }
+        });
+    }
+
+    /// Waits until fewer renewals wait for the store than may.
+    async fn has_room(&self) {
+        let most = FEWEST_AT_A_TIME + self.beats.len() / RUNS_PER_RENEWAL;
+        while self.waiting.load(Ordering::SeqCst) >= most {
+            self.one_less.notified().await;
         }
     }
 }
 
-/// The task of a heart. When it is dropped with its runtime, the heart learns that it needs
-/// another.
+impl<St> fmt::Debug for Heart<St> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heart").finish_non_exhaustive()
+    }
+}
+
+type Renewed = Result<Fenced, StoreError>;
+
+/// Counts a renewal that waits for the store.
+struct Waiting<St>(Arc<Heart<St>>);
+
+impl<St> Waiting<St> {
+    fn new(heart: &Arc<Heart<St>>) -> Self {
+        heart.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(heart))
+    }
+}
+
+impl<St> Drop for Waiting<St> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.one_less.notify_one();
+    }
+}
+
+/// The task of a heart that is awake. When it is dropped with its runtime, another one goes on
+/// elsewhere.
 struct Task<St: Store> {
     heart: Arc<Heart<St>>,
     ended: bool,
@@ -183,45 +240,97 @@ struct Task<St: Store> {
 
 impl<St: Store> Task<St> {
     async fn run(mut self) {
-        let mut due = Vec::new();
-        while let Some(wakes_at) = self.heart.due(&mut due) {
-            for (lease, duration) in due.drain(..) {
-                // Each on its own: one slow renewal must not cost another run its lease.
-                tokio::spawn(Arc::clone(&self.heart).renew(lease, duration));
+        let heart = Arc::clone(&self.heart);
+        let beats = &heart.beats;
+        let (first, began) = (beats.latest_tick(), Instant::now());
+        let mut taken = Vec::new();
+        let mut spare = None;
+        let mut is_idle = false;
+        loop {
+            let ticks = began.elapsed().as_micros() / beats.tick().as_micros();
+            let target = first + u64::try_from(ticks).unwrap_or(u64::MAX / 2);
+            let mut is_first = true;
+            for shard in 0..Beats::SHARDS {
+                while {
+                    let wall = heart.clock.now();
+                    let all = beats.take(shard, target, Instant::now(), wall, &mut taken);
+                    !all || !taken.is_empty()
+                } {
+                    if std::mem::take(&mut is_first) {
+                        runtimes::nudge();
+                    }
+                    for due in taken.drain(..) {
+                        let mut renewal = spare.take().unwrap_or_else(|| Box::pin(None));
+                        renewal.set(Some(Arc::clone(&heart).renew(due.lease.clone())));
+                        match first_poll(&mut renewal).await {
+                            Poll::Ready(renewed) => {
+                                renewal.set(None);
+                                spare = Some(renewal);
+                                heart.renewed(&due, renewed);
+                            }
+                            Poll::Pending => heart.wait(due, goes_on(renewal)),
+                        }
+                    }
+                    heart.has_room().await;
+                    // Other hearts beat on this thread, too.
+                    yield_now().await;
+                }
             }
+            let next = beats.next();
+            if next.is_none() && std::mem::replace(&mut is_idle, next.is_none()) && beats.sleep() {
+                break;
+            }
+            is_idle = next.is_none();
+            let next = next.unwrap_or(target + Beats::LONGEST_SLEEP);
+            let ticks = u32::try_from(next - first).unwrap_or(u32::MAX);
+            let wakes_at = began + beats.tick() * ticks;
             // Whichever comes first: the time, or a lease that is due before it.
-            let _ = timeout_at(wakes_at, self.heart.earlier.notified()).await;
+            let _ = timeout_at(wakes_at, beats.sooner.notified()).await;
         }
         self.ended = true;
+    }
+
+    fn does_not_start(mut self) {
+        self.ended = true;
+        self.heart.beats.sleep();
     }
 }
 
 impl<St: Store> Drop for Task<St> {
     fn drop(&mut self) {
-        // A task that ended has said so already, and may have a successor by now.
-        if !self.ended {
-            self.heart.lock().wakes_at = None;
+        if self.ended {
+            return;
+        }
+        if thread::panicking() {
+            // Not again at once, and so perhaps for ever: the next run wakes it.
+            self.heart.beats.sleep();
+        } else {
+            self.heart.start(None);
         }
     }
 }
 
-/// Keeps a lease alive until it is dropped.
-pub(super) struct Beating<St: Store> {
-    heart: Arc<Heart<St>>,
-    owner: Owner,
+/// A renewal, in a box that is used again if it ends at once.
+type Boxed<F> = Pin<Box<Option<F>>>;
+
+/// Polls it once. A store that panics has failed.
+async fn first_poll<F: Future<Output = Renewed>>(renewal: &mut Boxed<F>) -> Poll<Renewed> {
+    poll_fn(|cx| {
+        let Some(future) = renewal.as_mut().as_pin_mut() else {
+            return Poll::Ready(Poll::Pending);
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
+        Poll::Ready(polled.unwrap_or_else(|_| {
+            let message = "the store panicked";
+            Poll::Ready(Err(StoreError::new(StoreErrorKind::Unusable, message)))
+        }))
+    })
+    .await
 }
 
-impl<St: Store> Beating<St> {
-    /// From here on, the end of the run is under way to the store.
-    pub(super) fn end_is_under_way(&self) {
-        if let Some(beat) = self.heart.lock().beats.get_mut(&self.owner) {
-            beat.is_ending = true;
-        }
-    }
-}
-
-impl<St: Store> Drop for Beating<St> {
-    fn drop(&mut self) {
-        self.heart.lock().beats.remove(&self.owner);
+async fn goes_on<F: Future<Output = Renewed>>(mut renewal: Boxed<F>) -> Renewed {
+    match renewal.as_mut().as_pin_mut() {
+        Some(renewal) => renewal.await,
+        None => Ok(Fenced::Applied),
     }
 }

@@ -17,19 +17,20 @@ mod wait;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime;
 use tokio::time::{Instant, timeout};
+use tracing::error;
 
 pub(crate) use self::begin::{Begun, Claimant, Held};
 pub(crate) use self::detach::{Detached, Stage, is_detached};
 pub use self::end::Recorded;
 pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
-use self::heart::Heart;
-use self::living::Alive;
+use self::heart::{Alive, Heart, Place, has_timers};
 #[cfg_attr(
     not(feature = "test-util"),
     expect(unreachable_pub, reason = "only tests have several")
@@ -52,7 +53,7 @@ use crate::key::IdempotencyKey;
 use crate::policy::{End, ErrorClasses, Orphan};
 use crate::record::{Identity, Owner};
 use crate::response::{Answer, Sieve};
-use crate::store::Store;
+use crate::store::{SharedStore, Store};
 
 /// Runs work at most once under a key, and gives its recorded result to everyone who comes with
 /// that key again.
@@ -88,7 +89,9 @@ pub struct Executor<St> {
 struct Shared<St> {
     store: Arc<St>,
     clock: Arc<dyn Clock>,
-    heart: Arc<Heart<St>>,
+    /// Made by the first run.
+    heart: OnceLock<Arc<Heart<St>>>,
+    heartbeat: Place,
     living: Living,
     lookouts: Arc<Lookouts>,
     runs: Arc<Runs>,
@@ -135,13 +138,12 @@ impl Default for Settings {
 impl<St: Store> Executor<St> {
     /// An executor that keeps its records in `store`.
     pub fn new(store: St) -> Self {
-        let store = Arc::new(store);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         Self {
             shared: Arc::new(Shared {
-                heart: Heart::new(Arc::clone(&store), Arc::clone(&clock)),
-                store,
-                clock,
+                heart: OnceLock::new(),
+                heartbeat: Place::default(),
+                store: Arc::new(store),
+                clock: Arc::new(SystemClock),
                 living: Living::of_this_process(),
                 lookouts: Arc::default(),
                 runs: Arc::default(),
@@ -154,7 +156,19 @@ impl<St: Store> Executor<St> {
     /// 10 ms.
     ///
     /// A run renews its lease each third of this, so it may take much longer: the lease is how
-    /// soon a crash is noticed, not how long work may last.
+    /// soon a crash is noticed, not how long work may last. Within its process a run never loses its
+    /// lease at all, whatever clocks say, unless it has had its
+    /// [`max_execution`](Self::max_execution).
+    ///
+    /// The heartbeat has a thread of its own, so a handler that blocks its thread costs no lease.
+    /// But the connections of a store belong to the runtime on which they were opened. While
+    /// handlers block *all* worker threads of that runtime, nobody serves its connections; each
+    /// renewal that hangs on one is tried again on another after a twelfth of the lease, until one
+    /// opens a new connection, on the thread of the heartbeat. So a run finds its way past about 7
+    /// idle connections before its lease lapses, and past more it does not: give renewals a
+    /// [store of their own](Self::heartbeat_store) where that can happen. A process that is stopped
+    /// as a whole for longer than this and the [`clock_skew`](Self::clock_skew), or cut off from
+    /// its store for so long, loses its leases to other processes.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         const LEAST: Duration = Duration::from_millis(10);
@@ -280,20 +294,45 @@ impl<St: Store> Executor<St> {
 
     /// Where wall time comes from. Default: [`SystemClock`].
     #[must_use]
-    pub fn clock(mut self, clock: impl Clock) -> Self {
-        let shared = Arc::make_mut(&mut self.shared);
-        shared.clock = Arc::new(clock);
-        shared.heart = Heart::new(Arc::clone(&shared.store), Arc::clone(&shared.clock));
-        self
+    pub fn clock(self, clock: impl Clock) -> Self {
+        self.with(|shared| shared.clock = Arc::new(clock))
+    }
+
+    /// Where the heartbeat is, which renews the leases of runs. Default: a thread of its own, one
+    /// for all executors of the process, which goes on while handlers block all other threads, and
+    /// after a runtime that runs began on.
+    ///
+    /// A runtime that ends, or whose workers are all blocked, renews nothing. When it is shut down,
+    /// the heartbeat goes on where it is by default; so it does at once, with an error in the log,
+    /// when the runtime has no timers. In a test with paused time, take the runtime of the test.
+    #[must_use]
+    pub fn heartbeat_on(self, runtime: runtime::Handle) -> Self {
+        if !has_timers(&runtime) {
+            error!("the runtime for the heartbeat has no timers: build it with `enable_time`");
+            return self;
+        }
+        self.with(|shared| shared.heartbeat.runtime = Some(runtime))
+    }
+
+    /// What renewals go to. Default: the store that the records are in.
+    ///
+    /// It has to hold the same records: a [`DynamoDbStore`] on the same table, say, over a client
+    /// that has an HTTP client of its own and that nothing else uses. Then its connections are
+    /// opened, and served, by the [thread of the heartbeat](Self::heartbeat_on), and leases are
+    /// renewed even while handlers block all worker threads; see [`lease`](Self::lease).
+    ///
+    /// [`DynamoDbStore`]: https://docs.rs/tower-idempotency/latest/tower_idempotency/store/struct.DynamoDbStore.html
+    #[must_use]
+    pub fn heartbeat_store(self, store: impl Store) -> Self {
+        self.with(|shared| shared.heartbeat.store = Some(SharedStore::new(store)))
     }
 
     /// Makes it one of another process, so that a test can have several in one. Default: all
     /// executors are of this process.
     #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn living(mut self, living: Living) -> Self {
-        Arc::make_mut(&mut self.shared).living = living;
-        self
+    pub fn living(self, living: Living) -> Self {
+        self.with(|shared| shared.living = living)
     }
 
     /// Stops new runs and waits for those in flight.
@@ -408,11 +447,10 @@ impl<St: Store> Executor<St> {
         let entered = self.shared.runs.enter(self.shared.settings.max_runs)?;
         let now = self.now();
         let owner = Owner::new(now).map_err(Conflict::Store)?;
-        let living = self.living_here();
         Ok(Unprotected {
-            attempt: Attempt::unprotected(key, fingerprint, now, owner, living),
+            attempt: Attempt::unprotected(key, fingerprint, now, owner, self.living_here()),
             counted: Counted {
-                _alive: living.enter(owner),
+                _alive: self.heart().keep_without_lease(owner),
                 _permit: entered.hold(),
             },
         })
@@ -448,12 +486,32 @@ impl<St: Store> Executor<St> {
         self.shared.living
     }
 
+    fn heart(&self) -> &Arc<Heart<St>> {
+        let shared = &*self.shared;
+        shared.heart.get_or_init(|| {
+            Heart::new(
+                Arc::clone(&shared.store),
+                Arc::clone(&shared.clock),
+                (shared.settings.lease, shared.settings.retention),
+                shared.living,
+                shared.heartbeat.clone(),
+            )
+        })
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
 
-    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(&mut Arc::make_mut(&mut self.shared).settings);
+    fn set(self, change: impl FnOnce(&mut Settings)) -> Self {
+        self.with(|shared| change(&mut shared.settings))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Shared<St>)) -> Self {
+        let shared = Arc::make_mut(&mut self.shared);
+        change(shared);
+        // The one before goes on for the runs that it has.
+        shared.heart = OnceLock::new();
         self
     }
 
@@ -516,7 +574,8 @@ impl<St> Clone for Shared<St> {
         Self {
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),
-            heart: Arc::clone(&self.heart),
+            heart: self.heart.clone(),
+            heartbeat: self.heartbeat.clone(),
             living: self.living,
             lookouts: Arc::clone(&self.lookouts),
             runs: Arc::clone(&self.runs),

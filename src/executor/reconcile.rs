@@ -77,7 +77,6 @@ impl<St: Store> Executor<St> {
         lease: &Lease,
     ) -> Reconciled<Answer> {
         let settings = &self.shared.settings;
-        let _beating = self.shared.heart.keep(lease, settings.lease, None);
         let orphaned = Orphaned {
             key: key.clone(),
             fingerprint: lease.identity.request,

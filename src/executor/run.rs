@@ -8,10 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::Executor;
 use super::begin::Held;
 use super::end::{Asking, Ending, Finished, Settled, Told, Write};
-use super::heart::Beating;
+use super::{Executor, after};
 use crate::key::IdempotencyKey;
 use crate::store::Store;
 
@@ -40,8 +39,7 @@ pub(crate) trait Work<St: Store>: Future<Output = Finished<Self::Value>> {
 pin_project! {
     /// Work that runs under a lease, and that gives its lease back by what came of it.
     ///
-    /// The lease is renewed from the first poll on that does not end the work. When the work
-    /// panics, the panic goes on after the key has been seen to.
+    /// When the work panics, the panic goes on after the key has been seen to.
     pub(crate) struct Run<W, St>
     where
         W: Work<St>,
@@ -49,28 +47,26 @@ pin_project! {
     {
         #[pin]
         work: W,
-        leased: Option<Leased<St>>,
+        leased: Option<Leased>,
         // The store, or the business system, has to be waited for.
         ending: Option<Pin<Box<dyn Future<Output = Settled<W::Value>> + Send>>>,
     }
 }
 
 /// What work runs under.
-struct Leased<St: Store> {
+struct Leased {
     held: Held,
     key: IdempotencyKey,
-    beating: Option<Beating<St>>,
 }
 
 impl<W: Work<St>, St: Store> Run<W, St> {
-    pub(crate) const fn new(held: Held, key: IdempotencyKey, work: W) -> Self {
+    pub(crate) fn new(held: Held, key: IdempotencyKey, work: W) -> Self {
+        if let Some(max) = work.executor().shared.settings.max_execution {
+            held.alive.may_run_until(after(max));
+        }
         Self {
             work,
-            leased: Some(Leased {
-                held,
-                key,
-                beating: None,
-            }),
+            leased: Some(Leased { held, key }),
             ending: None,
         }
     }
@@ -92,19 +88,13 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
         let polled = catch_unwind(AssertUnwindSafe(|| this.work.as_mut().poll(cx)));
         let (outcome, mut ending) = match polled {
             Ok(Poll::Ready(Finished { value, ending })) => (Ok(value), ending),
-            Ok(Poll::Pending) => {
-                leased.keep(this.work.executor());
-                return Poll::Pending;
-            }
+            Ok(Poll::Pending) => return Poll::Pending,
             Err(panic) => {
                 this.work.as_mut().abandon();
                 let class = this.work.executor().effects(owner).end_of_failure();
                 (Err(panic), Ending::without_response(class))
             }
         };
-        if let Some(beating) = &leased.beating {
-            beating.end_is_under_way();
-        }
         let executor = this.work.executor();
         let is_answer = matches!(ending, Ending::Final { .. });
         let told = ending.told();
@@ -123,6 +113,7 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             let settled = executor.settled(outcome, is_answer, ended, created_at);
             return Poll::Ready(this.work.give(settled));
         }
+        leased.held.alive.end_is_under_way();
         let settling = settle(executor.clone(), leased, outcome, is_answer, write, told);
         let ending = this.ending.insert(Box::pin(settling));
         let settled = ready!(ending.as_mut().poll(cx));
@@ -130,35 +121,21 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
     }
 }
 
-impl<St: Store> Leased<St> {
-    /// Renews the lease from now on.
-    fn keep(&mut self, executor: &Executor<St>) {
-        if self.beating.is_none() {
-            let (lease, settings) = (&self.held.lease, &executor.shared.settings);
-            let beating = executor
-                .shared
-                .heart
-                .keep(lease, settings.lease, settings.max_execution);
-            self.beating = Some(beating);
-        }
-    }
-}
-
 /// Ends the lease of work that has ended.
 async fn settle<V, St: Store>(
     executor: Executor<St>,
-    leased: Leased<St>,
+    leased: Leased,
     outcome: Result<V, Panic>,
     is_answer: bool,
     write: Result<Write, Asking>,
     told: Told,
 ) -> Settled<V> {
-    let Leased { held, key, beating } = leased;
+    let Leased { held, key } = leased;
     let created_at = held.lease.created_at;
     let write = match write {
         Ok(write) => write,
         Err(asking) => executor.asked_write(&key, &held.lease, asking).await,
     };
-    let ended = executor.end(held, write, Some(told), beating).await;
+    let ended = executor.end(held, write, Some(told)).await;
     executor.settled(outcome, is_answer, ended, created_at)
 }

@@ -39,6 +39,7 @@ pub use self::dynamodb::{Attribute, DynamoDbStore, TableError};
 pub use self::memory::MemoryStore;
 pub use self::shared::SharedStore;
 pub use self::tiered::Tiered;
+pub(crate) use self::tiered::at_once;
 
 /// Keeps the records.
 ///

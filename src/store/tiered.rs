@@ -363,7 +363,7 @@ fn unwrapped(near: &Completed) -> Option<Completed> {
 const EXPIRY: usize = size_of::<u64>();
 
 /// The output of a future that does not have to be waited for.
-fn at_once<F: Future>(future: F) -> Option<F::Output> {
+pub(crate) fn at_once<F: Future>(future: F) -> Option<F::Output> {
     let mut context = Context::from_waker(Waker::noop());
     match pin!(future).poll(&mut context) {
         Poll::Ready(output) => Some(output),

@@ -24,7 +24,7 @@ use tower_idempotency::{
 use tower_idempotency::testing::ManualClock;
 
 use crate::support::{
-    Body, BoxError, Case, Gate, NONE, Runs, Server, Stack, channel, empty, eventually,
+    Body, BoxError, Case, Gate, NONE, Runs, Server, Stack, channel, elsewhere, empty, eventually,
     for_each_stack, layer, serve, still_clock, text,
 };
 
@@ -265,10 +265,11 @@ async fn after_a_failure_of_which_nothing_is_known_the_next_request_asks_again()
 
 // A run is lost.
 
-/// A server on which the first run under the key `k` has outlived its lease, and stands at the
-/// gate. Those after it answer at once.
+/// A server on whose key `k` the first run, in another process, has outlived its lease, and stands
+/// at the gate. Those after it answer at once.
 struct Lost {
     server: Server,
+    _elsewhere: Server,
     runs: Runs,
     clock: ManualClock,
     layer: IdempotencyLayer<MemoryStore>,
@@ -292,12 +293,14 @@ impl Lost {
                 text(format!("run {number}, attempt {attempt}"))
             }
         });
+        let elsewhere = case.serve(&elsewhere(&layer), handler.clone()).await;
         let server = case.serve(&layer, handler).await;
-        let first = server.post("/a").key("k").body("x").spawn();
+        let first = elsewhere.post("/a").key("k").body("x").spawn();
         runs.gate().arrived().await;
         clock.advance(time);
         Self {
             server,
+            _elsewhere: elsewhere,
             runs,
             clock,
             layer,
@@ -367,8 +370,9 @@ async fn a_late_finisher_does_not_overwrite_a_successor_that_still_runs() {
             })
         };
         let layer = layer().clock(clock.clone());
+        let elsewhere = case.serve(&elsewhere(&layer), handler.clone()).await;
         let server = case.serve(&layer, handler).await;
-        let first = server.post("/a").key("k").body("x").spawn();
+        let first = elsewhere.post("/a").key("k").body("x").spawn();
         gates[0].arrived().await;
         clock.advance(LEASE_AND_SKEW);
         let second = server.post("/a").key("k").body("x").spawn();
@@ -512,8 +516,10 @@ async fn a_successor_has_a_higher_fencing_token_and_the_same_key() {
                 }
             })
         };
-        let server = case.serve(&layer().clock(clock.clone()), handler).await;
-        let _first = server.post("/a").key("k").body("x").spawn();
+        let layer = layer().clock(clock.clone());
+        let elsewhere = case.serve(&elsewhere(&layer), handler.clone()).await;
+        let server = case.serve(&layer, handler).await;
+        let _first = elsewhere.post("/a").key("k").body("x").spawn();
         runs.gate().arrived().await;
         clock.advance(LEASE_AND_SKEW);
         retry(&server).await.ran("done");

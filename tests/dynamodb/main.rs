@@ -1,6 +1,7 @@
 //! The DynamoDB store, on a DynamoDB in the process.
 
 mod answers;
+mod blocked;
 mod calls;
 mod clocks;
 mod conformance;
@@ -9,6 +10,8 @@ mod end_to_end;
 mod env;
 mod faults;
 mod foreign;
+#[path = "../contract/support/node.rs"]
+mod node;
 mod nodes;
 mod payments;
 mod support;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tower_idempotency::store::{DynamoDbStore, MemoryStore, Store, Tiered};
+use tower_idempotency::testing::Living;
 use tower_idempotency::{Executor, Fingerprint, IdempotencyKey, Ran, RunError};
 
 use crate::support::eventually;
@@ -16,7 +17,7 @@ pub(crate) type Result = std::result::Result<Ran<u32>, RunError<Infallible>>;
 
 /// A process with memory of its own over the table that all of them share.
 pub(crate) fn node(store: &DynamoDbStore) -> Node {
-    Executor::new(MemoryStore::new().over(store.clone()))
+    Executor::new(MemoryStore::new().over(store.clone())).living(Living::of_another_process())
 }
 
 pub(crate) fn key() -> IdempotencyKey {

@@ -1,11 +1,15 @@
 //! Leases that live as long as their runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tower_idempotency::testing::{Call, Fault};
+use tower_idempotency::store::MemoryStore;
+use tower_idempotency::testing::{Call, Fault, FaultStore};
 use tower_idempotency::{Ran, RunError};
 
-use crate::support::{LEASE, SKEW, Work, eventually, faulty, fingerprint, in_memory, key, settle};
+use crate::support::{
+    LEASE, SKEW, Work, elsewhere, eventually, faulty, fingerprint, in_memory, key, on, settle,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_run_may_take_much_longer_than_its_lease() {
@@ -13,7 +17,7 @@ async fn a_run_may_take_much_longer_than_its_lease() {
     let first = work.spawned(&executor).await;
     for _ in 0..20 {
         tokio::time::sleep(LEASE).await;
-        let duplicate = work.under(&executor).await;
+        let duplicate = work.under(&elsewhere(&executor)).await;
         assert!(
             matches!(duplicate, Err(RunError::InProgress { .. })),
             "{duplicate:?}"
@@ -31,7 +35,7 @@ async fn a_run_that_nobody_polls_keeps_its_lease() {
     let polled_once = tokio::time::timeout(Duration::from_millis(1), &mut first).await;
     assert!(polled_once.is_err());
     tokio::time::sleep(LEASE * 5).await;
-    let duplicate = work.under(&executor).await;
+    let duplicate = work.under(&elsewhere(&executor)).await;
     assert!(
         matches!(duplicate, Err(RunError::InProgress { .. })),
         "{duplicate:?}"
@@ -57,7 +61,7 @@ async fn renewals_stop_when_the_run_does() {
     assert!(matches!(first.await, Ok(Ok(Ran::Executed(1)))));
     let renewals = executor.store().count(Call::Renew);
     assert!(
-        (5..=6).contains(&renewals),
+        (5..=7).contains(&renewals),
         "three for each lease, not {renewals}"
     );
     tokio::time::sleep(LEASE * 5).await;
@@ -65,13 +69,31 @@ async fn renewals_stop_when_the_run_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn renewals_can_go_another_way_to_the_same_records() {
+    let records = MemoryStore::new();
+    let other = Arc::new(FaultStore::new(records.clone()));
+    let executor = on(FaultStore::new(records)).heartbeat_store(Arc::clone(&other));
+    let work = Work::slow();
+    let first = work.spawned(&executor).await;
+    tokio::time::sleep(LEASE * 3).await;
+    let duplicate = work.under(&elsewhere(&executor)).await;
+    let is_held = matches!(duplicate, Err(RunError::InProgress { .. }));
+    assert!(is_held, "{duplicate:?}");
+    assert_eq!(executor.store().count(Call::Renew), 0);
+    assert!(other.count(Call::Renew) >= 8);
+    work.end_one();
+    assert!(matches!(first.await, Ok(Ok(Ran::Executed(1)))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn renewals_that_fail_now_and_then_cost_no_lease() {
-    // One that hangs costs a third of the lease; one that fails is soon tried again.
+    // One that hangs is tried again as soon as one that fails.
     for (fault, times) in [
         (Fault::Refused, 3),
         (Fault::RequestLost, 3),
         (Fault::AnswerLost, 3),
-        (Fault::RequestHangs, 1),
+        (Fault::RequestHangs, 3),
+        (Fault::AnswerHangs, 3),
     ] {
         let (executor, work) = (faulty(), Work::slow());
         let first = work.spawned(&executor).await;
@@ -80,7 +102,7 @@ async fn renewals_that_fail_now_and_then_cost_no_lease() {
         }
         // Long enough for a lease to lapse that was not renewed, and too short for the next beat.
         tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
-        let duplicate = Work::quick().under(&executor).await;
+        let duplicate = Work::quick().under(&elsewhere(&executor)).await;
         let is_held = matches!(duplicate, Err(RunError::InProgress { .. }));
         assert!(is_held, "{fault:?}: {duplicate:?}");
         work.end_one();
@@ -98,11 +120,13 @@ async fn a_run_past_its_time_is_no_longer_renewed() {
     let work = Work::slow();
     let first = work.spawned(&executor).await;
     tokio::time::sleep(LEASE * 2).await;
-    assert!(matches!(
-        work.under(&executor).await,
-        Err(RunError::InProgress { .. })
-    ));
+    for executor in [&executor, &elsewhere(&executor)] {
+        let duplicate = work.under(executor).await;
+        let is_held = matches!(duplicate, Err(RunError::InProgress { .. }));
+        assert!(is_held, "{duplicate:?}");
+    }
     tokio::time::sleep(LEASE + SKEW).await;
+    // In the same process, too.
     let second = work.spawned(&executor).await;
     assert_eq!(work.begun(), 2);
     work.end_one();
@@ -113,7 +137,7 @@ async fn a_run_past_its_time_is_no_longer_renewed() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_lost_its_lease_gets_the_answer_of_its_successor() {
     let (executor, late, successor) = (faulty(), Work::slow(), Work::quick());
-    let first = late.spawned(&executor).await;
+    let first = late.spawned(&elsewhere(&executor)).await;
     executor.store().fail_always(Call::Renew, Fault::Refused);
     tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
     let answer = || async { Ok::<u32, &str>(77) };
@@ -130,7 +154,7 @@ async fn a_run_that_lost_its_lease_gets_the_answer_of_its_successor() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_lost_its_lease_to_one_still_running_gives_no_answer() {
     let (executor, work) = (faulty(), Work::slow());
-    let first = work.spawned(&executor).await;
+    let first = work.spawned(&elsewhere(&executor)).await;
     executor.store().fail_always(Call::Renew, Fault::Refused);
     tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
     executor.store().heal();
@@ -162,33 +186,4 @@ async fn leases_of_unlike_length_are_each_renewed_in_time() {
     quick.end_one();
     assert!(matches!(first.await, Ok(Ok(Ran::Executed(1)))));
     assert!(matches!(second.await, Ok(Ok(Ran::Executed(1)))));
-}
-
-#[test]
-fn a_heart_outlives_the_runtime_that_it_began_to_beat_on() {
-    let new_runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .expect("a runtime starts")
-    };
-    let executor = new_runtime().block_on(async {
-        let executor = faulty();
-        let work = Work::slow();
-        let _lost_with_its_runtime = work.spawned(&executor).await;
-        executor
-    });
-    new_runtime().block_on(async {
-        let work = Work::slow();
-        let other = tower_idempotency::IdempotencyKey::new("charge", "key-2").expect("a valid key");
-        let _running = tokio::spawn({
-            let (work, executor) = (work.clone(), executor.clone());
-            async move { executor.run(&other, fingerprint(), || work.run()).await }
-        });
-        eventually(|| work.begun() == 1).await;
-        let before = executor.store().count(Call::Renew);
-        tokio::time::sleep(LEASE).await;
-        assert!(executor.store().count(Call::Renew) > before);
-    });
 }

@@ -1,8 +1,9 @@
 //! Stores against the conformance suite, and the executor without HTTP.
 //!
-//! Time is Tokio's, paused: it moves on when every task waits, so nothing here takes as long as
-//! it says.
+//! Time is mostly Tokio's, paused: it moves on when every task waits, so nothing there takes as
+//! long as it says.
 
+mod alive;
 mod classes;
 mod conformance;
 mod ends;

@@ -8,7 +8,9 @@ use tower_idempotency::store::Store;
 use tower_idempotency::testing::{Call, Fault, ManualClock};
 use tower_idempotency::{Answer, Executor, Orphan, Ran, Reconciled, RunError};
 
-use crate::support::{LEASE, RETENTION, Result, SKEW, Work, faulty, fingerprint, in_memory, key};
+use crate::support::{
+    LEASE, RETENTION, Result, SKEW, Work, elsewhere, faulty, fingerprint, in_memory, key,
+};
 
 /// A run that fails, or panics.
 async fn lose<St: Store>(executor: &Executor<St>, panics: bool) {
@@ -43,12 +45,12 @@ async fn lose<St: Store>(executor: &Executor<St>, panics: bool) {
     assert_eq!(message.downcast_ref(), Some(&"as planned"));
 }
 
-/// A run whose lease lapses while it is stuck.
+/// A run in another process whose lease lapses while it is stuck.
 async fn strand<St: Store>(
     executor: &Executor<tower_idempotency::testing::FaultStore<St>>,
 ) -> Work {
     let stuck = Work::slow();
-    let _task = stuck.spawned(executor).await;
+    let _task = stuck.spawned(&elsewhere(executor)).await;
     executor.store().fail_always(Call::Renew, Fault::Refused);
     tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
     stuck

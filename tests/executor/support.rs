@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tower_idempotency::store::{MemoryStore, Store};
-use tower_idempotency::testing::{FaultStore, TokioClock};
+use tower_idempotency::testing::{FaultStore, Living, TokioClock};
 use tower_idempotency::{Executor, Fingerprint, IdempotencyKey, Ran, RunError};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
@@ -25,7 +26,14 @@ pub(crate) fn in_memory() -> Executor<MemoryStore> {
 }
 
 pub(crate) fn on<St: Store>(store: St) -> Executor<St> {
-    Executor::new(store).clock(TokioClock::new())
+    Executor::new(store)
+        .clock(TokioClock::new())
+        .heartbeat_on(Handle::current())
+}
+
+/// The same executor in another process.
+pub(crate) fn elsewhere<St: Store>(executor: &Executor<St>) -> Executor<St> {
+    executor.clone().living(Living::of_another_process())
 }
 
 pub(crate) fn key() -> IdempotencyKey {

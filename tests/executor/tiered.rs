@@ -7,7 +7,7 @@ use tower_idempotency::store::{MemoryStore, Store, Tiered};
 use tower_idempotency::testing::{Call, Fault, FaultStore};
 use tower_idempotency::{Executor, Fingerprint, Orphan, Ran, RunError};
 
-use crate::support::{LEASE, RETENTION, SKEW, Work, eventually, fingerprint, key, on};
+use crate::support::{LEASE, RETENTION, SKEW, Work, elsewhere, eventually, fingerprint, key, on};
 
 type Far = std::sync::Arc<FaultStore<MemoryStore>>;
 type Node = Executor<Tiered<MemoryStore, Far>>;
@@ -339,7 +339,7 @@ async fn an_answer_that_is_withheld_is_withheld_from_all() {
 #[tokio::test(start_paused = true)]
 async fn an_orphan_elsewhere_is_taken_over_here() {
     let (far, stuck) = (shared(), Work::slow());
-    let (here, there) = (node(&far), node(&far));
+    let (here, there) = (node(&far), elsewhere(&node(&far)));
     let lost = stuck.spawned(&there).await;
     far.fail_always(Call::Renew, Fault::Refused);
     tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;

@@ -6,14 +6,15 @@ mod client;
 mod compose;
 mod direct;
 mod log;
+mod node;
 mod runs;
 mod store;
 
 use std::future::Future;
 use std::time::Duration;
 
-use tower_idempotency::store::MemoryStore;
-use tower_idempotency::testing::ManualClock;
+use tower_idempotency::store::{MemoryStore, Store};
+use tower_idempotency::testing::{Living, ManualClock};
 use tower_idempotency::{IdempotencyLayer, Timestamp};
 
 pub(crate) use self::body::{
@@ -25,6 +26,7 @@ pub(crate) use self::client::{Answer, Call, Server, next_chunk, read};
 pub(crate) use self::compose::{NONE, refusing, serve};
 pub(crate) use self::direct::{Direct, answer, call, direct, spawn};
 pub(crate) use self::log::Log;
+pub(crate) use self::node::{Got, Node};
 pub(crate) use self::runs::{Gate, Running, Runs};
 pub(crate) use self::store::{Fault, FaultyStore};
 
@@ -32,6 +34,11 @@ pub(crate) use self::store::{Fault, FaultyStore};
 /// until it is moved.
 pub(crate) fn still_clock() -> ManualClock {
     ManualClock::starting_at(Timestamp::from_micros(784_111_777_000_000))
+}
+
+/// The same layer in another process.
+pub(crate) fn elsewhere<St: Store>(layer: &IdempotencyLayer<St>) -> IdempotencyLayer<St> {
+    layer.clone().living(Living::of_another_process())
 }
 
 /// The layer as it comes.

@@ -11,9 +11,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tower_idempotency::store::{SharedStore, Store};
-use tower_idempotency::testing::{ManualClock, TokioClock};
+use tower_idempotency::testing::{Living, ManualClock, TokioClock};
 use tower_idempotency::{Clock, IdempotencyLayer, Orphan, Reconciled, Timestamp};
 
 use super::door::{Door, Reply, Replying, call, run};
@@ -98,6 +99,7 @@ impl<St: Store> Fixture<St> {
             layer: IdempotencyLayer::new(stores.store)
                 .report_outcome(true)
                 .clock(TokioClock::new())
+                .heartbeat_on(Handle::current())
                 .lease(LEASE)
                 .orphan(policy(scenario))
                 .wait_for_in_flight(wait)
@@ -261,6 +263,7 @@ async fn leave_orphan(far: SharedStore, door: Door, key: &str) {
     let clock = ManualClock::starting_at(Timestamp::from_micros(an_hour_ago));
     let layer = IdempotencyLayer::new(far)
         .clock(clock)
+        .living(Living::of_another_process())
         .lease(LEASE)
         .report_outcome(true);
     let has_begun = Arc::new(tokio::sync::Semaphore::new(0));

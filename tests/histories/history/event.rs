@@ -104,6 +104,8 @@ pub(crate) enum Stored {
         content: Id,
         now: u64,
         takes_over: bool,
+        /// Those of whom the store heard that they are alive in the claimer's process.
+        alive: Vec<Id>,
         gave: Claimed,
     },
     Renew {

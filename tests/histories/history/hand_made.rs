@@ -60,6 +60,7 @@ fn claim(owner: u32, content: u32, now: u64, gave: Claimed) -> What {
         content: Id(content),
         now,
         takes_over: true,
+        alive: Vec::new(),
         gave,
     })
 }
@@ -193,6 +194,37 @@ fn a_takeover_of_a_lapsed_lease_breaks_no_rule_and_of_a_live_one_does() {
     assert_eq!(broken, [Rule::StoreKeepsToItsSpec]);
     let broken = broken_by(Policy::Hold, &then(lapsed));
     assert_eq!(broken, [Rule::DoneOnce]);
+}
+
+#[test]
+fn a_takeover_of_a_run_that_is_alive_in_the_claimers_process_is_found() {
+    let then = |gave| {
+        let claim = What::Stored(Stored::Claim {
+            owner: Id(2),
+            content: Id(0),
+            now: 10 + 100 * LEASE,
+            takes_over: true,
+            alive: vec![Id(1)],
+            gave,
+        });
+        let refused = gets(1, 409, "refused: in-progress", "");
+        let history = [sent(0, 0), acquires(1, 10, 1), starts(0, 0, 10), sent(1, 0)];
+        let end = [
+            has_effect(0),
+            ends(0, 201),
+            completes(1, 0, Written::Applied),
+            gets(0, 201, "executed: stored", &body(0)),
+        ];
+        [&history[..], &[claim, refused], &end].concat()
+    };
+    assert_eq!(broken_by(Policy::Retake, &then(Claimed::InProgress)), []);
+    let taken_over = Claimed::Acquired {
+        token: 11,
+        attempt: 2,
+        deadline: 10 + 101 * LEASE,
+    };
+    let broken = broken_by(Policy::Retake, &then(taken_over));
+    assert!(broken.contains(&Rule::StoreKeepsToItsSpec), "{broken:?}");
 }
 
 #[test]

@@ -93,8 +93,12 @@ impl Spec {
                 content,
                 now,
                 takes_over,
+                alive,
                 gave,
-            } => self.claim(*owner, *content, *now, *takes_over, gave),
+            } => {
+                let wanted = self.decide(*owner, *content, *now, *takes_over, alive);
+                self.claim(*owner, *content, wanted, gave)
+            }
             Stored::Renew {
                 owner,
                 deadline,
@@ -117,15 +121,7 @@ impl Spec {
         step.map_err(|wanted| format!("{stored:?} on {before:?}, not {wanted}"))
     }
 
-    fn claim(
-        &mut self,
-        owner: Id,
-        content: Id,
-        now: u64,
-        takes_over: bool,
-        gave: &Claimed,
-    ) -> Step {
-        let wanted = self.decide(owner, content, now, takes_over);
+    fn claim(&mut self, owner: Id, content: Id, wanted: Wanted, gave: &Claimed) -> Step {
         let is_wanted = match (gave, &wanted) {
             (Claimed::Acquired { token, attempt, .. }, Wanted::Lease(least, is)) => {
                 token >= least && attempt == is
@@ -183,7 +179,7 @@ impl Spec {
         }
     }
 
-    fn decide(&self, owner: Id, content: Id, now: u64, takes_over: bool) -> Wanted {
+    fn decide(&self, owner: Id, content: Id, now: u64, takes_over: bool, alive: &[Id]) -> Wanted {
         match &self.record {
             Record::Absent => Wanted::Lease(now, 1),
             Record::Completed { content: of, .. } if *of != content => Wanted::Reused,
@@ -197,6 +193,7 @@ impl Spec {
                 Wanted::Lease(0, 0)
             }
             Record::InProgress { content: of, .. } if *of != content => Wanted::Reused,
+            Record::InProgress { owner: holds, .. } if alive.contains(holds) => Wanted::InProgress,
             Record::InProgress {
                 deadline: Some(deadline),
                 ..

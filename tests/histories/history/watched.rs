@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
+use tower_idempotency::record::{
+    ClaimRequest, KnowsHolders, Lease, Liveness, Owner, Record, Renewal,
+};
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store};
 use tower_idempotency::testing::{Call, Fault, FaultStore};
 use tower_idempotency::{RecordKey, StoreError, Timestamp};
@@ -64,7 +66,12 @@ impl<St: Store> Watched<St> {
         self.note(&lease.key, complete);
     }
 
-    fn note_claim(&self, request: &ClaimRequest<'_>, claim: &Result<Claim, StoreError>) {
+    fn note_claim(
+        &self,
+        request: &ClaimRequest<'_>,
+        asks: &Asks<'_>,
+        claim: &Result<Claim, StoreError>,
+    ) {
         learn(&self.keys, request);
         let gave = match claim {
             Ok(Claim::Acquired(lease)) => Claimed::Acquired {
@@ -88,9 +95,39 @@ impl<St: Store> Watched<St> {
             content: Id::of_content(request.identity.request),
             now: moment(request.now),
             takes_over: request.take_over,
+            alive: asks.alive().clone(),
             gave,
         };
         self.note(request.key, claim);
+    }
+}
+
+/// Passes on what the store asks of the claimer's process, and notes who is alive.
+struct Asks<'a> {
+    of: Liveness<'a>,
+    alive: Mutex<Vec<Id>>,
+}
+
+impl<'a> Asks<'a> {
+    fn of(request: &ClaimRequest<'a>) -> Self {
+        Self {
+            of: request.liveness,
+            alive: Mutex::default(),
+        }
+    }
+
+    fn alive(&self) -> MutexGuard<'_, Vec<Id>> {
+        self.alive.lock().expect("nobody panics with it")
+    }
+}
+
+impl KnowsHolders for Asks<'_> {
+    fn is_alive(&self, owner: Owner) -> bool {
+        let is_alive = self.of.is_alive(owner);
+        if is_alive {
+            self.alive().push(Id::of_owner(owner));
+        }
+        is_alive
     }
 }
 
@@ -104,14 +141,24 @@ fn written(fenced: &Result<Fenced, StoreError>) -> Written {
 
 impl<St: Store> Store for Watched<St> {
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
-        let claim = self.inner.try_claim(request)?;
-        self.note_claim(request, &claim);
+        let asks = Asks::of(request);
+        let watched = ClaimRequest {
+            liveness: Liveness::new(&asks),
+            ..*request
+        };
+        let claim = self.inner.try_claim(&watched)?;
+        self.note_claim(request, &asks, &claim);
         Some(claim)
     }
 
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
-        let claim = self.inner.claim(request).await;
-        self.note_claim(request, &claim);
+        let asks = Asks::of(request);
+        let watched = ClaimRequest {
+            liveness: Liveness::new(&asks),
+            ..*request
+        };
+        let claim = self.inner.claim(&watched).await;
+        self.note_claim(request, &asks, &claim);
         claim
     }
 

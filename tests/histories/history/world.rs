@@ -15,10 +15,12 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Service, service_fn};
 use tower_idempotency::store::SharedStore;
+use tower_idempotency::testing::Living;
 use tower_idempotency::{Clock, IdempotencyLayer, Orphan, Outcome, Timestamp};
 use tower_layer::Layer;
 
@@ -110,6 +112,8 @@ impl World {
                 began,
                 ahead: plan.skew * u32::try_from(place).expect("few nodes") / 4,
             })
+            .living(Living::of_another_process())
+            .heartbeat_on(Handle::current())
             .namespace(format!("history {}", plan.seed))
             .lease(plan.lease)
             .clock_skew(plan.skew)
