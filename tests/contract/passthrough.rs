@@ -1,4 +1,4 @@
-//! Row 1: what is not guarded passes through untouched.
+//! What is not guarded passes through untouched.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,4 @@
-//! Rows 9 and 10: a store that is out of reach, full or damaged.
+//! A store that is out of reach, full or damaged.
 
 use std::time::Duration;
 
