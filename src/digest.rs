@@ -1,6 +1,6 @@
 //! SHA-256 over length-prefixed fields, so that no two lists of fields give the same bytes.
 
-use sha2::{Digest as _, Sha256};
+use sha2::block_api::compress256;
 
 use crate::leb128;
 
@@ -27,15 +27,36 @@ pub(crate) enum Domain {
     Holder = 9,
 }
 
+/// The bytes of a block of SHA-256.
+const BLOCK: usize = 64;
 /// What is about a request, beside its body, mostly fits.
-const GATHERED: usize = 192;
+const BLOCKS: usize = 3;
+const GATHERED: usize = BLOCKS * BLOCK;
 
+/// The state that SHA-256 begins with: [FIPS 180-4, section 5.3.3].
+///
+/// [FIPS 180-4, section 5.3.3]: https://doi.org/10.6028/NIST.FIPS.180-4
+const BEGIN: [u32; 8] = [
+    0x6a09_e667,
+    0xbb67_ae85,
+    0x3c6e_f372,
+    0xa54f_f53a,
+    0x510e_527f,
+    0x9b05_688c,
+    0x1f83_d9ab,
+    0x5be0_cd19,
+];
+
+/// SHA-256 that gathers what is fed to it in its own blocks: most of what is hashed here is short,
+/// and to hand it on to a buffer of another's would take as long as a block takes where the
+/// processor has instructions for it.
 #[derive(Clone)]
 pub(crate) struct Digest {
     domain: Domain,
-    hasher: Sha256,
-    /// Bytes for the hasher, of which each update costs more than to copy a few of them.
-    gathered: [u8; GATHERED],
+    state: [u32; 8],
+    /// How many bytes have gone into `state`.
+    hashed: usize,
+    gathered: [[u8; BLOCK]; BLOCKS],
     length: usize,
 }
 
@@ -43,8 +64,9 @@ impl Digest {
     pub(crate) fn new(domain: Domain) -> Self {
         Self {
             domain,
-            hasher: Sha256::new(),
-            gathered: [0; GATHERED],
+            state: BEGIN,
+            hashed: 0,
+            gathered: [[0; BLOCK]; BLOCKS],
             length: 0,
         }
     }
@@ -55,9 +77,8 @@ impl Digest {
 
     /// A field in lower case.
     pub(crate) fn field_in_lower_case(&mut self, bytes: &[u8]) {
-        let has_upper = |any, byte: &u8| any | byte.is_ascii_uppercase();
         // Clients seldom write any.
-        match bytes.iter().fold(false, has_upper) {
+        match any_of(bytes, may_have_upper_case) {
             true => self.field(&bytes.to_ascii_lowercase()),
             false => self.field(bytes),
         }
@@ -76,10 +97,11 @@ impl Digest {
         let end = self.length + 1 + bytes.len();
         // Most are short, and there is room for them.
         if number < 0x80
-            && let Some([first, free @ ..]) = self.gathered.get_mut(self.length..end)
+            && let Some([first, free @ ..]) =
+                self.gathered.as_flattened_mut().get_mut(self.length..end)
         {
             *first = number as u8;
-            free.copy_from_slice(bytes);
+            copy(free, bytes);
             self.length = end;
         } else {
             self.count(number);
@@ -89,9 +111,9 @@ impl Digest {
 
     pub(crate) fn tag(&mut self, tag: u8) {
         if self.length == GATHERED {
-            self.flush();
+            self.hash_gathered();
         }
-        self.gathered[self.length] = tag;
+        self.gathered.as_flattened_mut()[self.length] = tag;
         self.length += 1;
     }
 
@@ -103,26 +125,109 @@ impl Digest {
     /// Part of a field whose length went in through [`count`](Self::count).
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         let end = self.length + bytes.len();
-        if let Some(free) = self.gathered.get_mut(self.length..end) {
-            free.copy_from_slice(bytes);
+        if let Some(free) = self.gathered.as_flattened_mut().get_mut(self.length..end) {
+            copy(free, bytes);
             self.length = end;
         } else {
-            self.flush();
-            self.hasher.update(bytes);
+            self.long(bytes);
         }
     }
 
-    fn flush(&mut self) {
-        self.hasher.update(&self.gathered[..self.length]);
-        self.length = 0;
+    /// Hashes where it lies what there is no room for.
+    fn long(&mut self, mut bytes: &[u8]) {
+        if self.length > 0 {
+            let room = (GATHERED - self.length).min(bytes.len());
+            let (filling, rest) = bytes.split_at(room);
+            self.gathered.as_flattened_mut()[self.length..][..room].copy_from_slice(filling);
+            self.length += room;
+            if self.length < GATHERED {
+                return;
+            }
+            self.hash_gathered();
+            bytes = rest;
+        }
+        let (blocks, rest) = bytes.as_chunks();
+        compress256(&mut self.state, blocks);
+        self.hashed += bytes.len() - rest.len();
+        self.gathered.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
+        self.length = rest.len();
     }
 
-    /// Borrows, for to move a digest is to copy all that it has gathered. It begins anew.
+    /// Hashes the whole blocks that were gathered, and keeps the rest.
+    fn hash_gathered(&mut self) {
+        let blocks = &self.gathered[..self.length / BLOCK];
+        compress256(&mut self.state, blocks);
+        let hashed = blocks.len() * BLOCK;
+        let rest = hashed..self.length;
+        self.gathered.as_flattened_mut().copy_within(rest, 0);
+        self.hashed += hashed;
+        self.length -= hashed;
+    }
+
+    /// Borrows, since to move a digest is to copy all that it has gathered. It begins anew.
     pub(crate) fn finish(&mut self) -> [u8; 32] {
         self.tag(self.domain as u8);
-        self.flush();
-        self.hasher.finalize_reset().into()
+        if self.length >= BLOCK {
+            self.hash_gathered();
+        }
+        let bits = 8 * (self.hashed + self.length) as u64;
+        let [last, ..] = &mut self.gathered;
+        last[self.length] = 0x80;
+        last[self.length + 1..].fill(0);
+        if self.length + 1 > BLOCK - size_of_val(&bits) {
+            compress256(&mut self.state, std::slice::from_ref(last));
+            last.fill(0);
+        }
+        last[BLOCK - size_of_val(&bits)..].copy_from_slice(&bits.to_be_bytes());
+        compress256(&mut self.state, std::slice::from_ref(last));
+        let mut digest = [0; 32];
+        for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(self.state) {
+            *bytes = word.to_be_bytes();
+        }
+        self.state = BEGIN;
+        self.hashed = 0;
+        self.length = 0;
+        digest
     }
+}
+
+/// Copies bytes to a place as long as they are. Those that are a few, as most names are, without
+/// a call.
+fn copy(place: &mut [u8], bytes: &[u8]) {
+    match bytes.len() {
+        8..=16 => copy_ends::<8>(place, bytes),
+        17..=32 => copy_ends::<16>(place, bytes),
+        _ => place.copy_from_slice(bytes),
+    }
+}
+
+/// Copies the first and the last `N` bytes, which may overlap, and are all that there are.
+fn copy_ends<const N: usize>(place: &mut [u8], bytes: &[u8]) {
+    if let (Some(place), Some(start)) = (place.first_chunk_mut::<N>(), bytes.first_chunk()) {
+        *place = *start;
+    }
+    if let (Some(place), Some(end)) = (place.last_chunk_mut::<N>(), bytes.last_chunk()) {
+        *place = *end;
+    }
+}
+
+/// Whether one of these bytes, which are seen eight at a time, is what `test` looks for. Bytes may
+/// be seen twice, and there may be zeros between them.
+pub(crate) fn any_of(bytes: &[u8], test: impl Fn(u64) -> bool) -> bool {
+    let (words, rest) = bytes.as_chunks();
+    let word = |bytes: &[u8; 8]| test(u64::from_le_bytes(*bytes));
+    words.iter().any(word)
+        || match bytes.last_chunk() {
+            Some(last) => !rest.is_empty() && word(last),
+            None => rest.iter().any(|byte| test(u64::from(*byte))),
+        }
+}
+
+/// Whether one of eight bytes may be a letter in upper case; it may also be one of `@[\]^_`, or
+/// beyond ASCII.
+fn may_have_upper_case(word: u64) -> bool {
+    const HIGH: u64 = u64::from_le_bytes([0x40; 8]);
+    word & HIGH & !(word << 1) != 0
 }
 
 /// Lower-case hexadecimal, for people and for keys of other systems.
@@ -139,6 +244,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sha2::{Digest as _, Sha256};
 
     use super::*;
 
@@ -190,6 +296,21 @@ mod tests {
     #[test]
     fn hex_is_lower_case_and_padded() {
         assert_eq!(hex(&[0x00, 0x0f, 0xa5]), "000fa5");
+    }
+
+    #[test]
+    fn letters_in_upper_case_are_found_wherever_they_are() {
+        for length in 0..20 {
+            let lower = "a-z0.:~{/+*".repeat(2)[..length].to_owned();
+            assert!(!any_of(lower.as_bytes(), may_have_upper_case), "{lower}");
+            for at in 0..length {
+                for letter in ["A", "M", "Z"] {
+                    let mut upper = lower.clone();
+                    upper.replace_range(at..=at, letter);
+                    assert!(any_of(upper.as_bytes(), may_have_upper_case), "{upper}");
+                }
+            }
+        }
     }
 
     /// Parts that end before, at and after the end of what is gathered.

@@ -166,7 +166,7 @@ pub enum QuerySource {
 }
 
 impl QuerySource {
-    /// All parameters but those of these names.
+    /// Takes all parameters but those of these names.
     ///
     /// ```
     /// use tower_idempotency::QuerySource;

@@ -27,7 +27,7 @@ pub struct Naming {
 }
 
 impl Naming {
-    /// The naming of a layer as it comes: no namespace, no scope, and the original path as the
+    /// Returns the naming of a layer as it comes: no namespace, no scope, and the original path as the
     /// target.
     pub fn new() -> Self {
         Self::default()

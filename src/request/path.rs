@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::request::Parts;
 use memchr::memchr_iter;
 
-use crate::digest::hex;
+use crate::digest::{any_of, hex};
 
 /// Returns the path of a request before any router took a prefix off it, with its
 /// percent-encoding normalised.
@@ -38,11 +38,21 @@ pub(super) fn query(parts: &Parts) -> Option<Cow<'_, str>> {
 /// Normalises percent-encoding. Text in which a `%` is not followed by two digits stays as it is:
 /// what a decoded character would make of such a `%` is nobody's meaning.
 pub(super) fn normalised(text: &str) -> Cow<'_, str> {
-    match text.as_bytes().contains(&b'%') {
+    match any_of(text.as_bytes(), has_percent) {
         true => with_escapes(text),
-        // Nearly all paths are short, and have none.
+        // Nearly all paths have none.
         false => Cow::Borrowed(text),
     }
+}
+
+/// Whether one of eight bytes is a `%`.
+fn has_percent(word: u64) -> bool {
+    const PERCENT: u64 = u64::from_le_bytes([b'%'; 8]);
+    const LOW: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = LOW << 7;
+    // Where it is, there is a zero now, which a subtraction makes borrow.
+    let zero = word ^ PERCENT;
+    zero.wrapping_sub(LOW) & !zero & HIGH != 0
 }
 
 fn with_escapes(text: &str) -> Cow<'_, str> {

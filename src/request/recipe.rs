@@ -60,7 +60,7 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// The recipe of a layer as it comes.
+    /// Returns the recipe of a layer as it comes.
     pub fn new() -> Self {
         let recipe = Self {
             fingerprinting: Fingerprinting::default(),
@@ -123,7 +123,7 @@ impl Recipe {
         self.with_id()
     }
 
-    /// What a record keeps of the recipe: eight bytes of a digest over its settings.
+    /// Returns what a record keeps of the recipe: eight bytes of a digest over its settings.
     pub const fn id(&self) -> RecipeId {
         self.id
     }
