@@ -265,6 +265,11 @@ async fn after_a_failure_of_which_nothing_is_known_the_next_request_asks_again()
 
 // A run is lost.
 
+/// A layer that does not take two hosts for two callers: each process is a host.
+fn of_one_tenant() -> IdempotencyLayer<MemoryStore> {
+    layer().scope(|_| Some("tenant".into()))
+}
+
 /// A server on whose key `k` the first run, in another process, has outlived its lease, and stands
 /// at the gate. Those after it answer at once.
 struct Lost {
@@ -279,7 +284,7 @@ struct Lost {
 impl Lost {
     async fn after(case: Case, orphan: Orphan<Response<Bytes>>, time: Duration) -> Self {
         let clock = still_clock();
-        let layer = layer().clock(clock.clone()).orphan(orphan);
+        let layer = of_one_tenant().clock(clock.clone()).orphan(orphan);
         let runs = Runs::default();
         let gate = runs.gate().clone();
         let handler = runs.running(move |request, number| {
@@ -369,7 +374,7 @@ async fn a_late_finisher_does_not_overwrite_a_successor_that_still_runs() {
                 }
             })
         };
-        let layer = layer().clock(clock.clone());
+        let layer = of_one_tenant().clock(clock.clone());
         let elsewhere = case.serve(&elsewhere(&layer), handler.clone()).await;
         let server = case.serve(&layer, handler).await;
         let first = elsewhere.post("/a").key("k").body("x").spawn();
@@ -516,7 +521,7 @@ async fn a_successor_has_a_higher_fencing_token_and_the_same_key() {
                 }
             })
         };
-        let layer = layer().clock(clock.clone());
+        let layer = of_one_tenant().clock(clock.clone());
         let elsewhere = case.serve(&elsewhere(&layer), handler.clone()).await;
         let server = case.serve(&layer, handler).await;
         let _first = elsewhere.post("/a").key("k").body("x").spawn();
