@@ -360,7 +360,11 @@ impl Store for Panicking {
         lease: &Lease,
         renewal: Renewal,
     ) -> std::result::Result<Fenced, StoreError> {
-        if self.renewals.fetch_add(1, Ordering::SeqCst) % 3 == 0 {
+        if self
+            .renewals
+            .fetch_add(1, Ordering::SeqCst)
+            .is_multiple_of(3)
+        {
             self.panics.fetch_add(1, Ordering::SeqCst);
             // Without a word from the panic hook.
             std::panic::resume_unwind(Box::new("as planned"));

@@ -230,7 +230,7 @@ async fn a_duplicate_that_waits_here_is_woken_without_a_call() {
 async fn a_duplicate_that_waits_elsewhere_gets_the_answer() {
     let (far, work) = (shared(), Work::slow());
     let here = node(&far);
-    let there = node(&far).wait_for_in_flight(Duration::from_secs(60));
+    let there = elsewhere(&node(&far).wait_for_in_flight(Duration::from_secs(60)));
     let first = work.spawned(&here).await;
     let waiting = tokio::spawn({
         let (work, there) = (work.clone(), there.clone());

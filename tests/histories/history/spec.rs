@@ -97,7 +97,7 @@ impl Spec {
                 gave,
             } => {
                 let wanted = self.decide(*owner, *content, *now, *takes_over, alive);
-                self.claim(*owner, *content, wanted, gave)
+                self.claim(*owner, *content, &wanted, gave)
             }
             Stored::Renew {
                 owner,
@@ -121,8 +121,8 @@ impl Spec {
         step.map_err(|wanted| format!("{stored:?} on {before:?}, not {wanted}"))
     }
 
-    fn claim(&mut self, owner: Id, content: Id, wanted: Wanted, gave: &Claimed) -> Step {
-        let is_wanted = match (gave, &wanted) {
+    fn claim(&mut self, owner: Id, content: Id, wanted: &Wanted, gave: &Claimed) -> Step {
+        let is_wanted = match (gave, wanted) {
             (Claimed::Acquired { token, attempt, .. }, Wanted::Lease(least, is)) => {
                 token >= least && attempt == is
             }
@@ -158,7 +158,7 @@ impl Spec {
         match self.is_exact {
             true if !is_wanted => Err(format!("{wanted:?}")),
             true => Ok(()),
-            false => self.may_be_given(owner, gave, &wanted),
+            false => self.may_be_given(owner, gave, wanted),
         }
     }
 
