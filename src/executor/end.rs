@@ -381,7 +381,7 @@ impl<St: Store> Executor<St> {
         let mut tried = self.try_end(&held.lease, &write).await;
         if let Err(error) = &tried
             && error.kind() == StoreErrorKind::TooLarge
-            && let Some(smaller) = self.not_stored(&write)
+            && let Some(smaller) = Self::not_stored(&write)
         {
             write = smaller;
             tried = self.try_end(&held.lease, &write).await;
@@ -407,7 +407,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// The same end for a store that will never take its answer: one whose response is not stored.
-    fn not_stored(&self, write: &Write) -> Option<Write> {
+    fn not_stored(write: &Write) -> Option<Write> {
         let Write::Complete(completion, _) = write else {
             return None;
         };

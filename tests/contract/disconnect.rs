@@ -1,4 +1,4 @@
-//! Row 15: a run outlives its request.
+//! A run outlives its request.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Row 7: duplicates while the first still runs.
+//! Duplicates while the first request still runs: `in-progress`.
 
 use std::time::Duration;
 

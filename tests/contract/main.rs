@@ -1,4 +1,4 @@
-//! The contract, row by row: what clients see of services behind the layer, over real sockets,
+//! The contract: what clients see of services behind the layer, over real sockets,
 //! for axum and for hyper, over HTTP/1.1 and HTTP/2.
 
 mod blocked;

@@ -1,4 +1,4 @@
-//! Rows 5 and 6: the first answer is the handler's own, and a retry gets it again.
+//! The first answer is the handler's own, and a retry gets it again.
 
 use http::header::{DATE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
