@@ -26,8 +26,9 @@ use crate::service::{Carry, Idempotency, RunFuture};
 use crate::settings::{Settings, Shared};
 use crate::store::Store;
 
-/// Runs each request that carries an idempotency key at most once, and replays its answer to
-/// every retry. What clients see is [the contract](crate#the-contract).
+/// Makes each request that carries an idempotency key take effect once, as far as the
+/// [orphan policy](Orphan) allows, and replays its answer to every retry. What clients see is
+/// [the contract](crate#the-contract).
 ///
 /// ```
 /// # #[cfg(all(feature = "memory", feature = "axum"))] {

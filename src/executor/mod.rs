@@ -55,11 +55,13 @@ use crate::record::{Identity, Owner};
 use crate::response::{Answer, Sieve};
 use crate::store::{SharedStore, Store};
 
-/// Runs work at most once under a key, and gives its recorded result to everyone who comes with
-/// that key again.
+/// Runs work once under a key, as far as the [orphan policy](Orphan) allows, and gives its recorded
+/// result to everyone who comes with that key again.
 ///
-/// [`IdempotencyLayer`](crate::IdempotencyLayer) is a coat over this for HTTP requests; use it
-/// directly for work that is none, such as a message from a queue. Clones share everything.
+/// [`IdempotencyLayer`](crate::IdempotencyLayer) is the HTTP front end for this. Work that is not an
+/// HTTP request, such as a message from a queue, uses it directly. Clones share the store, the
+/// count of runs and the [`handle`](Self::handle); each has settings of its own, which it copies
+/// when it is made.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]

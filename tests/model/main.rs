@@ -20,9 +20,9 @@
 //!
 //! The store applies each call in one atomic step. What a claim gets, whether a write is let
 //! through, what a renewal does, and when a lease has lapsed, is said by the crate's own `decide`,
-//! which a node tells of the attempts that are alive on it,
 //! `is_owned_by`, `renewed` and `has_lapsed`: the functions that `MemoryStore` calls.
-//! (`DynamoDbStore` calls the first one, and says the others in its conditions.) With `Reconcile`
+//! (`DynamoDbStore` calls the first one, and says the others in its conditions.) A claim tells
+//! `decide` which attempts are alive on its node, unless it comes late. With `Reconcile`
 //! there is a ledger that refuses whoever comes with a lower fencing token than it has seen, in an
 //! effect or in a question.
 //!
