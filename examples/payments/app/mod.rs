@@ -94,15 +94,17 @@ fn guarded(routes: Router, idempotency: IdempotencyLayer<SharedStore>) -> Router
 
 /// Stripe's behaviour, as far as it is a matter of settings.
 ///
-/// No scope is set, for there are no accounts here to name. `Authorization` is therefore part of
-/// each request's fingerprint: another caller with the same key is refused, and never gets
-/// somebody else's charge. An API with accounts sets `scope` to the one it has authenticated.
+/// No scope is set, because there are no accounts here to name. A caller is therefore told apart by
+/// credentials, and another one with the same key is refused. The host does not count: several of
+/// these servers work on one table, each at a port of its own. An API with accounts sets `scope` to
+/// the one it has authenticated.
 fn idempotency(
     flags: &Flags,
     store: SharedStore,
     ledger: &Ledger,
 ) -> IdempotencyLayer<SharedStore> {
     IdempotencyLayer::new(store)
+        .any_host()
         .report_outcome(true)
         .lease(flags.lease)
         .clock_skew(flags.clock_skew)
