@@ -94,15 +94,17 @@ fn guarded(routes: Router, idempotency: IdempotencyLayer<SharedStore>) -> Router
 
 /// Stripe's behaviour, as far as it is a matter of settings.
 ///
-/// No scope is set, for there are no accounts here to name. `Authorization` is therefore part of
-/// each request's fingerprint: another caller with the same key is refused, and never gets
-/// somebody else's charge. An API with accounts sets `scope` to the one it has authenticated.
+/// No scope is set, since there are no accounts here to name. So credentials tell callers apart:
+/// another caller with the same key is refused, and never gets somebody else's charge. An API with
+/// accounts sets `scope` to the one it has authenticated. The nodes of a fleet are known to clients
+/// by ports of their own, so that the host does not count.
 fn idempotency(
     flags: &Flags,
     store: SharedStore,
     ledger: &Ledger,
 ) -> IdempotencyLayer<SharedStore> {
     IdempotencyLayer::new(store)
+        .any_host()
         .report_outcome(true)
         .lease(flags.lease)
         .clock_skew(flags.clock_skew)
