@@ -230,7 +230,8 @@ impl<St: Store> IdempotencyLayer<St> {
     ///
     /// A request whose key is not found by its name is looked up by its earlier name before the
     /// handler starts. Without this, a retry whose first try came before the change runs again.
-    /// Set it for as long as records are retained.
+    /// Set it for as long as records are retained. For nodes of both names at work at one time,
+    /// `docs/deploys.md` has the two steps.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {

@@ -4,6 +4,7 @@
 mod blocked;
 mod carried;
 mod composition;
+mod deploys;
 mod disconnect;
 mod grpc;
 mod handler_side;

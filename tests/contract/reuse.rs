@@ -1,16 +1,14 @@
-//! `key-reused`, `caller-differs` and `settings-changed`: one key for different requests or
-//! callers; and what makes two requests the same.
+//! `key-reused` and `caller-differs`: one key for different requests or callers; and what makes two
+//! requests the same.
 
 use std::borrow::Cow;
 
 use http::{HeaderName, Method};
 use tower_idempotency::store::MemoryStore;
-use tower_idempotency::{
-    CallerSource, Field, FingerprintSource, IdempotencyLayer, Naming, QuerySource, Recipe,
-};
+use tower_idempotency::{CallerSource, Field, FingerprintSource, IdempotencyLayer, QuerySource};
 
 use crate::support::{
-    Call, Case, FaultyStore, Log, Runs, Server, for_axum, for_each_stack, layer, router,
+    Call, FaultyStore, Log, Runs, Server, for_axum, for_each_stack, layer, router,
 };
 
 fn call(server: &Server, query: &str, content_type: &str, credentials: &str, body: &str) -> Call {
@@ -866,112 +864,6 @@ async fn boundaries_of_nested_multipart_bodies_may_differ() {
         call("b1", "c1", "value").await.ran("run 1");
         call("b2", "c2", "value").await.replayed("run 1");
         call("b1", "c1", "other").await.refused(422, "key-reused");
-    })
-    .await;
-}
-
-/// Two nodes on one store.
-async fn nodes(case: Case, runs: &Runs, layers: [IdempotencyLayer<MemoryStore>; 2]) -> [Server; 2] {
-    let [one, other] = layers.map(IdempotencyLayer::any_host);
-    [
-        case.serve(&one, runs.gated()).await,
-        case.serve(&other, runs.gated()).await,
-    ]
-}
-
-fn recipes() -> [Recipe; 2] {
-    let version = HeaderName::from_static("stripe-version");
-    let old = Recipe::new().any_host();
-    [old.clone(), old.fingerprint_headers([version])]
-}
-
-#[tokio::test]
-async fn a_deploy_of_other_settings_replays_what_both_sides_accept() {
-    for_each_stack(|case| async move {
-        let [old, new] = recipes();
-        let store = MemoryStore::new();
-        let layer = |recipe: &Recipe, accepted: &Recipe| {
-            let layer = IdempotencyLayer::new(store.clone()).recipe(recipe.clone());
-            layer.also_accept([accepted.clone()])
-        };
-        let runs = Runs::default();
-        runs.gate().open_for_good();
-        let nodes = nodes(case, &runs, [layer(&old, &new), layer(&new, &old)]).await;
-        // Deployed, and rolled back.
-        for (number, [first, second]) in (1..).zip([[0, 1], [1, 0]]) {
-            let key = format!("k{number}");
-            let call = |at: usize, body: &'static str, version: &str| {
-                let call = nodes[at].post("/a").key(&key).body(body);
-                call.header("stripe-version", version).send()
-            };
-            let run = format!("run {number}");
-            call(first, "x", "1").await.ran(&run);
-            call(second, "x", "1").await.replayed(&run);
-            call(first, "x", "1").await.replayed(&run);
-            call(second, "y", "1").await.refused(422, "key-reused");
-            // A record is compared by the recipe that has made it.
-            let other_version = call(second, "x", "2").await;
-            match first {
-                0 => other_version.replayed(&run).status,
-                _ => {
-                    other_version.refused(422, "key-reused");
-                    other_version.status
-                }
-            };
-            let stranger = nodes[second].post("/a").key(&key).body("x");
-            let stranger = stranger.header("stripe-version", "1");
-            let stranger = stranger.header("authorization", "Bearer b");
-            stranger.send().await.refused(422, "caller-differs");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_record_of_settings_that_are_not_known_is_left_alone() {
-    for_each_stack(|case| async move {
-        let [old, new] = recipes();
-        let store = MemoryStore::new();
-        let layer = |recipe: &Recipe| IdempotencyLayer::new(store.clone()).recipe(recipe.clone());
-        let runs = Runs::default();
-        let nodes = nodes(case, &runs, [layer(&old), layer(&new)]).await;
-        for [first, second] in [[0, 1], [1, 0]] {
-            let key = format!("k{first}");
-            let call = |at: usize| nodes[at].post("/a").key(&key).body("x");
-            let running = call(first).spawn();
-            runs.gate().arrived().await;
-            // In flight, it is the same for all.
-            call(second).send().await.refused(409, "in-progress");
-            runs.gate().open();
-            running.await.expect("no panic");
-            let answer = call(second).send().await;
-            answer.refused_for_now(409, "settings-changed");
-            assert_eq!(answer.retry_after(), Some("1"));
-            assert!(call(first).send().await.is_replayed());
-        }
-        assert_eq!(runs.count(), 2);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_record_under_an_earlier_name_is_found() {
-    for_each_stack(|case| async move {
-        let store = MemoryStore::new();
-        let layer = || IdempotencyLayer::new(store.clone());
-        let runs = Runs::default();
-        runs.gate().open_for_good();
-        let after = || layer().namespace("payments").previously(Naming::new());
-        let [before, after] = nodes(case, &runs, [layer(), after()]).await;
-        let call = |server: &Server, body: &'static str| server.post("/a").key("k").body(body);
-        call(&before, "x").send().await.ran("run 1");
-        call(&after, "x").send().await.replayed("run 1");
-        call(&after, "y").send().await.refused(422, "key-reused");
-        let stranger = call(&after, "x").header("authorization", "Bearer b");
-        stranger.send().await.refused(422, "caller-differs");
-        let new = || after.post("/a").key("new").body("x");
-        new().send().await.ran("run 2");
-        new().send().await.replayed("run 2");
     })
     .await;
 }
