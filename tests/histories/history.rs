@@ -23,7 +23,7 @@ use tokio::runtime;
 use tokio::task::JoinSet;
 
 use self::check::check;
-use self::event::{Event, What};
+use self::event::{Claimed, Event, Stored, What};
 use self::plan::{Plan, Policy};
 use self::random::Random;
 use self::rule::Violation;
@@ -48,6 +48,8 @@ fn plan(seed: u64, nodes: usize) -> Plan {
         lease: Duration::from_secs(3),
         skew: Duration::from_millis(200),
         is_exact: true,
+        clocks_jump: false,
+        blocks_threads: false,
     }
 }
 
@@ -121,19 +123,87 @@ fn each_history(test: &str, nodes: usize, wants: &[&str], kind: impl Fn() -> Kin
         for wanted in ["executed: stored", "executed: released", "panicked"]
             .iter()
             .chain(["replayed", "refused: in-progress", "refused: key-reused"].iter())
+            .chain(["refused: outcome-unknown"].iter())
             .chain(wants.iter())
         {
             let is_there = answers.keys().any(|(outcome, _)| outcome == wanted);
             assert!(is_there, "nobody got {wanted:?}");
         }
+        // Ends that were shared.
+        for status in [400, 408, 500, 504] {
+            let is_there = answers.contains_key(&("replayed".to_owned(), status));
+            assert!(is_there, "nobody shared a {status}");
+        }
+    }
+}
+
+/// A node alone, whose clock jumps by hours: whoever is alive in it needs no clock.
+fn each_history_of_jumping_clocks(test: &str, kind: impl Fn() -> Kind) {
+    for seed in seeds(100) {
+        let plan = Plan {
+            clocks_jump: true,
+            ..plan(seed, 1)
+        };
+        let history = on_paused_time(&plan, &kind());
+        must_be_right(test, &plan, &history);
+    }
+}
+
+#[test]
+fn histories_of_a_clock_that_jumps_by_hours_are_right() {
+    let test = "histories_of_a_clock_that_jumps_by_hours_are_right";
+    each_history_of_jumping_clocks(test, Kind::memory);
+    each_history_of_jumping_clocks(test, Kind::remote);
+}
+
+/// Where nothing fails, only a heart that stops while its node polls nothing could lose a lease.
+#[test]
+fn a_handler_that_blocks_its_node_loses_no_lease() {
+    let test = "a_handler_that_blocks_its_node_loses_no_lease";
+    for seed in seeds(60) {
+        let plan = Plan {
+            is_calm: true,
+            faults: 0,
+            policy: Policy::Retake,
+            ..plan(seed, 3)
+        };
+        let history = on_paused_time(&plan, &Kind::remote());
+        must_be_right(test, &plan, &history);
+        let takes_over = |event: &&Event| match &event.what {
+            What::Stored(Stored::Claim { gave, .. }) => {
+                matches!(gave, Claimed::Acquired { attempt, .. } if *attempt > 1)
+            }
+            What::Answered { reply, .. } => reply.outcome == "executed: lease-lost",
+            _ => false,
+        };
+        assert_eq!(history.iter().find(takes_over), None, "seed {seed}");
+    }
+}
+
+/// On real time: handlers block their threads for longer than a lease, at times all threads that
+/// there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn histories_of_blocked_threads_are_right() {
+    for seed in seeds(6) {
+        let plan = Plan {
+            is_exact: false,
+            blocks_threads: true,
+            clients: 4,
+            requests_each: 3,
+            lease: Duration::from_millis(150),
+            skew: Duration::from_millis(40),
+            ..plan(seed, 3)
+        };
+        let history = World::run(plan.clone(), Kind::remote()).await;
+        let events = history.events();
+        must_be_right("histories_of_blocked_threads_are_right", &plan, &events);
     }
 }
 
 /// What only a store out of reach brings.
-const OF_FAULTS: [&str; 4] = [
+const OF_FAULTS: [&str; 3] = [
     "executed: lease-lost",
     "executed: pending",
-    "refused: outcome-unknown",
     "refused: store-unavailable",
 ];
 

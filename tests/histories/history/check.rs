@@ -1,8 +1,10 @@
 //! Holds a history against what one node without faults could have done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::event::{Claimed, End, Event, Id, Reply, Stored, What, Written};
+use tower_idempotency::testing::{Call, Fault};
+
+use super::event::{Claimed, End, Event, Id, Injected, Reply, Stored, What, Written, body_of_run};
 use super::plan::{Plan, Policy};
 use super::rule::{Rule, Violation};
 use super::spec::Spec;
@@ -24,8 +26,11 @@ pub(crate) fn check(plan: &Plan, events: &[Event]) -> Vec<Violation> {
 struct Request {
     node: usize,
     content: u64,
+    waits: bool,
     is_probe: bool,
     is_over: bool,
+    /// How many events of the key there were before it.
+    sent_at: usize,
     /// Before it was sent.
     was_answered: bool,
     run: Option<usize>,
@@ -38,6 +43,10 @@ struct Run {
     ended: Option<End>,
     has_effect: bool,
     is_crashed: bool,
+    /// How many events of the key there were when its node knew that its lease had ended.
+    over_at: Option<usize>,
+    /// Whether the business system was asked at its end, and what it knew.
+    asked: Option<bool>,
     /// What it answered that was given before it was recorded.
     pending: Option<String>,
 }
@@ -59,6 +68,10 @@ struct Checker<'a> {
     /// All answers of requests that were carried out, with the node that gave them.
     given: Vec<(String, usize)>,
     failures: usize,
+    /// Writes whose answer the node does not hear.
+    unheard: HashSet<(usize, Call)>,
+    /// Events of the key so far.
+    seen: usize,
 }
 
 impl<'a> Checker<'a> {
@@ -75,6 +88,8 @@ impl<'a> Checker<'a> {
             in_doubt: Vec::new(),
             given: Vec::new(),
             failures: 0,
+            unheard: HashSet::new(),
+            seen: 0,
         }
     }
 
@@ -87,18 +102,22 @@ impl<'a> Checker<'a> {
     }
 
     fn see(&mut self, event: &Event) {
+        self.seen += 1;
         match &event.what {
             What::Sent {
                 request,
                 node,
                 content,
+                waits,
                 is_probe,
             } => {
                 let sent = Request {
                     node: *node,
                     content: *content,
+                    waits: *waits,
                     is_probe: *is_probe,
                     is_over: false,
+                    sent_at: self.seen,
                     was_answered: self.spec.is_completed_for(*content),
                     run: None,
                 };
@@ -131,8 +150,17 @@ impl<'a> Checker<'a> {
                 }
                 self.failures += 1;
             }
-            What::Failed { .. } => self.failures += 1,
-            What::Asked { .. } => {}
+            What::Failed { node, call, fault } => {
+                self.failures += 1;
+                let is_heard = matches!(
+                    fault,
+                    Injected::Store(Fault::Delayed(_) | Fault::Repeated(_))
+                );
+                if !is_heard {
+                    self.unheard.insert((*node, *call));
+                }
+            }
+            What::Asked { token, has_effect } => self.see_asked(*token, *has_effect),
             What::Stored(stored) => self.see_store(stored),
             What::Stuck(told) => self.fail(Rule::NoKeyIsStuck, told.clone()),
         }
@@ -142,6 +170,7 @@ impl<'a> Checker<'a> {
         if let Err(told) = self.spec.step(stored) {
             self.fail(Rule::StoreKeepsToItsSpec, told);
         }
+        self.see_end(stored);
         match stored {
             Stored::Claim {
                 owner,
@@ -171,6 +200,68 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// What becomes of a lease follows from the end of its run.
+    fn see_end(&mut self, stored: &Stored) {
+        let gave = match stored {
+            Stored::Complete { gave, .. } | Stored::Release { gave, .. } => *gave,
+            _ => return,
+        };
+        let owner = stored.owner();
+        let run = self.runs.iter_mut();
+        let Some((number, run)) = run
+            .map(|(number, run)| (*number, run))
+            .find(|(_, run)| run.owner == Some(owner))
+        else {
+            // What was claimed, and not run: by one who had gone, or asked only.
+            if matches!(stored, Stored::Complete { .. }) && self.plan.policy != Policy::Reconcile {
+                self.fail(
+                    Rule::EndsKeepTheirClass,
+                    format!("{stored:?} without a run"),
+                );
+            }
+            return;
+        };
+        if gave == Written::Failed {
+            return;
+        }
+        let call = match stored {
+            Stored::Complete { .. } => Call::Complete,
+            _ => Call::Release,
+        };
+        if !self.unheard.remove(&(run.node, call)) {
+            run.over_at.get_or_insert(self.seen);
+        }
+        let is_right = match (stored, run.ended) {
+            (Stored::Complete { body, .. }, Some(End::Answers(201))) => is_of_run(body, number),
+            (Stored::Complete { .. }, Some(end)) => end.is_unknown() && run.asked == Some(true),
+            (Stored::Release { is_free, .. }, Some(end)) if end.says_nothing_done() => *is_free,
+            (Stored::Release { is_free, .. }, Some(end)) if end.is_unknown() => {
+                let is_to_be_free = match self.plan.policy {
+                    Policy::Retake => true,
+                    Policy::Hold => false,
+                    Policy::Reconcile => run.asked == Some(false),
+                };
+                *is_free == is_to_be_free
+            }
+            _ => false,
+        };
+        if !is_right {
+            let told = format!("{stored:?}, and run {number} ended with {:?}", run.ended);
+            self.fail(Rule::EndsKeepTheirClass, told);
+        }
+    }
+
+    fn see_asked(&mut self, token: u64, has_effect: bool) {
+        let Some((owner, _)) = self.leases.get(&token) else {
+            return;
+        };
+        let run = self.runs.values_mut().find(|run| run.owner == Some(*owner));
+        // One that asks before it runs asks about another.
+        if let Some(run) = run.filter(|run| run.ended.is_some()) {
+            run.asked = Some(has_effect);
+        }
+    }
+
     fn see_start(&mut self, run: usize, request: usize, token: u64) {
         let lease = self.leases.get_mut(&token);
         let (owner, is_second) = match lease {
@@ -189,7 +280,8 @@ impl<'a> Checker<'a> {
             self.fail(Rule::EachStartHasItsLease, format!("run {run}: {told}"));
         }
         let again = self.runs.iter().find(|(_, earlier)| {
-            self.plan.policy == Policy::Hold && earlier.ended != Some(NOTHING_DONE)
+            let has_done_nothing = earlier.ended.is_some_and(End::says_nothing_done);
+            self.plan.policy == Policy::Hold && !has_done_nothing
         });
         if let Some((earlier, _)) = again {
             let told = format!("run {run}, and run {earlier} has not said that nothing was done");
@@ -206,6 +298,8 @@ impl<'a> Checker<'a> {
             ended: None,
             has_effect: false,
             is_crashed: false,
+            over_at: None,
+            asked: None,
             pending: None,
         };
         if let Some(owner) = owner {
@@ -220,16 +314,26 @@ impl<'a> Checker<'a> {
         };
         request.is_over = true;
         let (node, content, is_probe) = (request.node, request.content, request.is_probe);
-        let run = request.run.and_then(|run| self.runs.get_mut(&run));
-        let ended = run.as_ref().and_then(|run| run.ended);
+        let own = request.run;
+        let run = own.and_then(|run| self.runs.get_mut(&run));
         let has_run = run.is_some();
+        let ended = run.and_then(|run| {
+            // Whoever waited for it was told before.
+            run.over_at.get_or_insert(self.seen);
+            run.ended
+        });
+        let is_own = own.is_some_and(|run| is_of_run(&reply.body, run));
         let told = format!("request {number} got {reply:?}");
         let is_recorded = self.recorded.contains(&reply.body);
+        if !reply.body.is_empty() && !reply.body.ends_with(&format!("content {content}")) {
+            self.fail(Rule::AnswersAreTrue, told.clone());
+        }
         if reply.status == 201 {
-            if !reply.body.ends_with(&format!("content {content}")) {
-                self.fail(Rule::AnswersAreTrue, told.clone());
-            }
             self.given.push((reply.body.clone(), node));
+        }
+        let is_executed = reply.outcome.starts_with("executed: ");
+        if is_executed && !reply.body.is_empty() && !is_own {
+            self.fail(Rule::AnswersAreTrue, told.clone());
         }
         let is_true = match (reply.outcome.as_str(), reply.status) {
             ("executed: stored", 201) => ended == Some(End::Answers(201)) && is_recorded,
@@ -248,23 +352,24 @@ impl<'a> Checker<'a> {
             }
             ("executed: lease-lost", 409) => ended == Some(End::Answers(201)),
             ("executed: released" | "executed: pending" | "executed: lease-lost", 400) => {
-                ended == Some(NOTHING_DONE)
+                ended == Some(End::Answers(400))
             }
-            ("executed: pending" | "executed: lease-lost", status @ (408 | 500)) => {
+            ("executed: pending" | "executed: lease-lost", status @ (408 | 500 | 504)) => {
                 ended == Some(End::Answers(status))
             }
             // The outcome is unknown, and the policy decides.
-            ("executed: released", status @ (408 | 500)) => {
+            ("executed: released", status @ (408 | 500 | 504)) => {
                 self.plan.policy != Policy::Hold && ended == Some(End::Answers(status))
             }
-            ("executed: unknown", status @ (408 | 500)) => {
+            ("executed: unknown", status @ (408 | 500 | 504)) => {
                 self.plan.policy != Policy::Retake && ended == Some(End::Answers(status))
             }
-            ("executed: stored", status @ (408 | 500)) => {
+            ("executed: stored", status @ (408 | 500 | 504)) => {
                 self.plan.policy == Policy::Reconcile && ended == Some(End::Answers(status))
             }
             ("panicked", 0) => ended == Some(End::Panics),
             ("replayed", 201) => return self.see_replay(node, reply, is_probe, &told),
+            ("replayed", _) => return self.see_shared(number, reply, &told),
             _ => return self.see_refusal(number, reply, has_run, is_probe, &told),
         };
         if !is_true {
@@ -292,6 +397,33 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// A response that is no recorded one is that of a run in the same process, for which this
+    /// request waited: it was sent before that run had ended its lease, and did not run itself.
+    fn see_shared(&mut self, number: usize, reply: &Reply, told: &str) {
+        let is_shared = self.waited_for(number).any(|(run, ended)| {
+            let content = self.runs[&run].content;
+            let is_its_response = ended == End::Answers(reply.status)
+                && reply.body == body_of_run(self.key, run, reply.status, content);
+            is_its_response && (ended.says_nothing_done() || ended.is_unknown())
+        });
+        if !is_shared {
+            self.fail(Rule::SharedEndsWereWaitedFor, told);
+        }
+    }
+
+    /// The runs that a request may have waited for, and got the end of.
+    fn waited_for(&self, number: usize) -> impl Iterator<Item = (usize, End)> {
+        let request = &self.requests[&number];
+        let could_wait = request.waits && !request.is_probe && request.run.is_none();
+        let runs = self.runs.iter().filter(move |(_, run)| {
+            could_wait
+                && run.node == request.node
+                && run.content == request.content
+                && run.over_at.is_none_or(|over| over > request.sent_at)
+        });
+        runs.filter_map(|(number, run)| Some((*number, run.ended?)))
+    }
+
     fn see_refusal(
         &mut self,
         number: usize,
@@ -315,9 +447,10 @@ impl<'a> Checker<'a> {
             (Some("key-reused" | "outcome-unknown"), _) if was_answered => false,
             (Some("key-reused"), 422) => !is_exact || self.spec.was_claimed_for_other(content),
             (Some("outcome-unknown"), 409) => match self.plan.policy {
-                Policy::Retake => false,
+                // There was no response to share: a panic, or one that nobody read for others.
+                Policy::Retake => self.waited_for(number).any(|(_, end)| end.is_unknown()),
                 Policy::Hold => {
-                    let is_lost = |run: &Run| run.ended != Some(NOTHING_DONE);
+                    let is_lost = |run: &Run| !run.ended.is_some_and(End::says_nothing_done);
                     self.failures > 0 || self.runs.values().any(is_lost)
                 }
                 Policy::Reconcile => !is_probe,
@@ -393,9 +526,6 @@ impl<'a> Checker<'a> {
         run.is_crashed || run.owner.is_some_and(|owner| self.spec.lapsed(owner))
     }
 }
-
-/// The one end that says so.
-const NOTHING_DONE: End = End::Answers(400);
 
 fn is_of_run(body: &str, run: usize) -> bool {
     body.contains(&format!("run {run} "))

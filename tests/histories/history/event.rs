@@ -25,6 +25,8 @@ pub(crate) enum What {
         request: usize,
         node: usize,
         content: u64,
+        /// Whether its node lets duplicates wait for the run in flight.
+        waits: bool,
         /// After the faults, to see what became of the key.
         is_probe: bool,
     },
@@ -84,6 +86,26 @@ pub(crate) enum Injected {
     Store(Fault),
     /// Below the SDK.
     Wire(&'static str),
+}
+
+impl End {
+    /// Whether the handler says by it that nothing was done.
+    pub(crate) fn says_nothing_done(self) -> bool {
+        self == Self::Answers(400)
+    }
+
+    /// Whether it says nothing of what was done.
+    pub(crate) fn is_unknown(self) -> bool {
+        matches!(self, Self::Panics | Self::Answers(408 | 500 | 504))
+    }
+}
+
+/// The body of what a run answers: its response with `status`.
+pub(crate) fn body_of_run(key: usize, run: usize, status: u16, content: u64) -> String {
+    match status {
+        201 => format!("order {key} run {run} content {content}"),
+        status => format!("order {key} run {run} failed {status} content {content}"),
+    }
 }
 
 /// What a client gets.

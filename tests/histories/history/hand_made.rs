@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::check::check;
-use super::event::{Claimed, End, Event, Id, Reply, Stored, What, Written};
+use super::event::{Claimed, End, Event, Id, Reply, Stored, What, Written, body_of_run};
 use super::plan::{Plan, Policy};
 use super::rule::Rule;
 
@@ -24,6 +24,8 @@ fn plan(policy: Policy) -> Plan {
         lease: Duration::from_micros(LEASE),
         skew: Duration::from_micros(SKEW),
         is_exact: true,
+        clocks_jump: false,
+        blocks_threads: false,
     }
 }
 
@@ -50,6 +52,7 @@ fn sent(request: usize, content: u64) -> What {
         request,
         node: request % 2,
         content,
+        waits: true,
         is_probe: false,
     }
 }
@@ -90,12 +93,20 @@ fn completes(owner: u32, run: usize, gave: Written) -> What {
     })
 }
 
-fn frees(owner: u32) -> What {
+fn releases(owner: u32, is_free: bool) -> What {
     What::Stored(Stored::Release {
         owner: Id(owner),
-        is_free: true,
+        is_free,
         gave: Written::Applied,
     })
+}
+
+fn frees(owner: u32) -> What {
+    releases(owner, true)
+}
+
+fn asks(token: u64, has_effect: bool) -> What {
+    What::Asked { token, has_effect }
 }
 
 fn starts(run: usize, request: usize, token: u64) -> What {
@@ -121,7 +132,11 @@ fn ends(run: usize, status: u16) -> What {
 }
 
 fn body(run: usize) -> String {
-    format!("order 0 run {run} content 0")
+    body_of_run(0, run, 201, 0)
+}
+
+fn failure(run: usize, status: u16) -> String {
+    body_of_run(0, run, status, 0)
 }
 
 fn gets(request: usize, status: u16, outcome: &str, body: &str) -> What {
@@ -307,6 +322,7 @@ fn a_late_finisher_that_overwrites_is_found() {
         starts(0, 0, 10),
         sent(1, 0),
         acquires(2, now, 2),
+        ends(0, 201),
         completes(1, 0, Written::Applied),
         What::Left { request: 0 },
         What::Left { request: 1 },
@@ -369,7 +385,7 @@ fn an_effect_that_is_lost_is_found() {
         What::Left { request: 0 },
     ];
     let broken = broken_by(Policy::Retake, &history);
-    assert_eq!(broken, [Rule::NoEffectIsLost]);
+    assert_eq!(broken, [Rule::EndsKeepTheirClass, Rule::NoEffectIsLost]);
 }
 
 #[test]
@@ -406,6 +422,7 @@ fn a_key_that_is_stuck_is_found() {
         request: 1,
         node: 0,
         content: 0,
+        waits: true,
         is_probe: true,
     };
     for (status, outcome) in [
@@ -420,4 +437,146 @@ fn a_key_that_is_stuck_is_found() {
     let stuck = What::Stuck("1 run in flight".to_owned());
     let broken = broken_by(Policy::Retake, &first_and(&[stuck]));
     assert_eq!(broken, [Rule::NoKeyIsStuck]);
+}
+
+/// Request 0 runs on node 0, and ends with `status` before its lease is released.
+fn failed_with(status: u16) -> Vec<What> {
+    vec![
+        sent(0, 0),
+        acquires(1, 10, 1),
+        starts(0, 0, 10),
+        ends(0, status),
+    ]
+}
+
+#[test]
+fn a_shared_end_is_that_of_a_run_that_was_waited_for() {
+    for (policy, status, is_free, outcome) in [
+        (Policy::Retake, 504, true, "executed: released"),
+        (Policy::Hold, 504, false, "executed: unknown"),
+        (Policy::Hold, 400, true, "executed: released"),
+    ] {
+        let shares = |waiting: What, told: &str| {
+            let mut history = failed_with(status);
+            history.insert(3, waiting);
+            history.push(releases(1, is_free));
+            history.push(gets(0, status, outcome, &failure(0, status)));
+            history.push(gets(2, status, "replayed", told));
+            broken_by(policy, &history)
+        };
+        let shared = failure(0, status);
+        assert_eq!(shares(sent(2, 0), &shared), []);
+        // Another run's, or another response of it.
+        let found = [Rule::SharedEndsWereWaitedFor];
+        assert_eq!(shares(sent(2, 0), &failure(1, status)), found);
+        assert_eq!(shares(sent(2, 0), &failure(0, 408)), found);
+        let [mut elsewhere, mut never_waits] = [sent(2, 0), sent(2, 0)];
+        if let What::Sent { node, .. } = &mut elsewhere {
+            *node = 1;
+        }
+        if let What::Sent { waits, .. } = &mut never_waits {
+            *waits = false;
+        }
+        assert_eq!(shares(elsewhere, &shared), found);
+        assert_eq!(shares(never_waits, &shared), found);
+        let of_another_request = shares(sent(2, 1), &shared);
+        assert!(of_another_request.contains(&Rule::SharedEndsWereWaitedFor));
+    }
+}
+
+#[test]
+fn a_shared_end_of_a_run_that_was_over_before_is_found() {
+    let mut history = failed_with(500);
+    history.extend([
+        frees(1),
+        gets(0, 500, "executed: released", &failure(0, 500)),
+        sent(2, 0),
+        gets(2, 500, "replayed", &failure(0, 500)),
+    ]);
+    let broken = broken_by(Policy::Retake, &history);
+    assert_eq!(broken, [Rule::SharedEndsWereWaitedFor]);
+    // Nor is it shared before it is there.
+    let history = [
+        sent(0, 0),
+        acquires(1, 10, 1),
+        starts(0, 0, 10),
+        sent(2, 0),
+        gets(2, 500, "replayed", &failure(0, 500)),
+        What::Left { request: 0 },
+    ];
+    let broken = broken_by(Policy::Retake, &history);
+    assert_eq!(broken, [Rule::SharedEndsWereWaitedFor]);
+}
+
+#[test]
+fn an_unknown_outcome_is_told_under_retake_to_those_alone_who_waited_for_it() {
+    let then = |how, waits_from: usize| {
+        let mut history = vec![
+            sent(0, 0),
+            acquires(1, 10, 1),
+            starts(0, 0, 10),
+            What::Ended { run: 0, how },
+            frees(1),
+            What::Left { request: 0 },
+        ];
+        history.insert(waits_from, sent(2, 0));
+        history.push(gets(2, 409, "refused: outcome-unknown", ""));
+        broken_by(Policy::Retake, &history)
+    };
+    assert_eq!(then(End::Panics, 3), []);
+    assert_eq!(then(End::Panics, 6), [Rule::RefusalsHaveReasons]);
+    assert_eq!(then(End::Answers(400), 3), [Rule::RefusalsHaveReasons]);
+}
+
+#[test]
+fn a_lease_that_ends_otherwise_than_its_run_is_found() {
+    let end = |policy, status, asked: Option<bool>, last: What| {
+        let mut history = failed_with(status);
+        history.extend(asked.map(|has_effect| asks(10, has_effect)));
+        history.extend([last, What::Left { request: 0 }]);
+        broken_by(policy, &history)
+    };
+    let (free, orphan) = (frees(1), releases(1, false));
+    let found = [Rule::EndsKeepTheirClass];
+    for policy in [Policy::Retake, Policy::Hold, Policy::Reconcile] {
+        assert_eq!(end(policy, 400, None, free.clone()), []);
+        assert_eq!(end(policy, 400, None, orphan.clone()), found);
+        // A final answer is not given up.
+        assert_eq!(end(policy, 201, None, free.clone()), found);
+    }
+    for status in [408, 500, 504] {
+        assert_eq!(end(Policy::Retake, status, None, free.clone()), []);
+        assert_eq!(end(Policy::Retake, status, None, orphan.clone()), found);
+        assert_eq!(end(Policy::Hold, status, None, orphan.clone()), []);
+        assert_eq!(end(Policy::Hold, status, None, free.clone()), found);
+        let reconcile = Policy::Reconcile;
+        assert_eq!(end(reconcile, status, None, orphan.clone()), []);
+        assert_eq!(end(reconcile, status, None, free.clone()), found);
+        assert_eq!(end(reconcile, status, Some(false), free.clone()), []);
+        assert_eq!(end(reconcile, status, Some(true), free.clone()), found);
+        let completes = completes(1, 0, Written::Applied);
+        assert_eq!(end(reconcile, status, Some(true), completes.clone()), []);
+        assert_eq!(
+            end(reconcile, status, Some(false), completes.clone()),
+            found
+        );
+        assert_eq!(end(Policy::Hold, status, None, completes), found);
+    }
+}
+
+#[test]
+fn hold_begins_again_after_nothing_done_alone() {
+    for (status, is_free) in [(400, true), (408, false), (500, false), (504, false)] {
+        let mut history = failed_with(status);
+        history.extend([
+            releases(1, is_free),
+            sent(1, 0),
+            acquires(2, 20, if is_free { 1 } else { 2 }),
+            starts(1, 1, 20),
+            What::Left { request: 0 },
+            What::Left { request: 1 },
+        ]);
+        let broken = broken_by(Policy::Hold, &history);
+        assert_eq!(broken.contains(&Rule::DoneOnce), status != 400, "{status}");
+    }
 }

@@ -28,9 +28,21 @@ pub(crate) struct Plan {
     pub(crate) skew: Duration,
     /// Whether the store of record is seen through, call by call.
     pub(crate) is_exact: bool,
+    /// Whether clocks jump by hours. Only where there is one node: between nodes, nothing is
+    /// promised then.
+    pub(crate) clocks_jump: bool,
+    /// Whether a handler that blocks does so with its thread. Otherwise its node polls nothing
+    /// meanwhile but what has lost its client, and the heartbeat.
+    pub(crate) blocks_threads: bool,
 }
 
 impl Plan {
+    /// The least that a handler takes which blocks its thread: longer than its lease lasts
+    /// without a heartbeat.
+    pub(crate) fn past_a_lease(&self) -> Duration {
+        self.lease + self.skew
+    }
+
     /// How late a call to the store is applied at most.
     pub(crate) fn latest(&self) -> Duration {
         self.lease * 2

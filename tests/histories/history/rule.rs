@@ -22,6 +22,10 @@ pub(crate) enum Rule {
     AnswersAreTrue,
     /// A replay of what was not recorded.
     ReplaysAreOfRecords,
+    /// The end of a run was shared with a request that did not wait for it, or not as it was.
+    SharedEndsWereWaitedFor,
+    /// What became of the key is not what the end of its run, and the policy, make of it.
+    EndsKeepTheirClass,
     /// A refusal of a request that ran, or for no reason.
     RefusalsHaveReasons,
     /// Work was done that the key does not tell of, and nothing excuses it.

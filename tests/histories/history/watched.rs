@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::future::{Future, pending};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
 use tower_idempotency::record::{
     ClaimRequest, KnowsHolders, Lease, Liveness, Owner, Record, Renewal,
 };
@@ -262,9 +265,33 @@ pub(crate) struct Life {
     is_over: Arc<AtomicBool>,
     ends: Arc<Notify>,
     is_healed: Arc<AtomicBool>,
+    /// Until then, a handler blocks the thread of its node.
+    stalled_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Life {
+    /// Lets nobody poll the requests of this node for so long. Its heartbeat goes on.
+    pub(crate) fn stall(&self, stalled: Duration) {
+        let until = Instant::now() + stalled;
+        let mut stalled_until = self.stalled_until.lock().expect("nobody panics with it");
+        *stalled_until = (*stalled_until).max(Some(until));
+    }
+
+    /// Ready when this node polls its requests. `waking` wakes a request when it does again.
+    pub(crate) fn poll_stalled(
+        &self,
+        waking: &mut Option<Pin<Box<Sleep>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let until = *self.stalled_until.lock().expect("nobody panics with it");
+        let Some(until) = until.filter(|until| *until > Instant::now()) else {
+            return Poll::Ready(());
+        };
+        let waking = waking.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        waking.as_mut().reset(until);
+        waking.as_mut().poll(cx)
+    }
+
     /// That of another node.
     pub(crate) fn another(&self) -> Self {
         Self {

@@ -6,14 +6,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -43,26 +43,34 @@ pub(crate) struct World {
     requests: AtomicUsize,
     pub(super) runs: AtomicUsize,
     incarnations: AtomicUsize,
+    /// How far all clocks have jumped ahead, in seconds.
+    jumped: Arc<AtomicU64>,
 }
 
 struct Node {
     number: usize,
     layer: IdempotencyLayer<SharedStore>,
     life: Life,
+    waits: bool,
 }
 
 /// Wall time that begins at the same moment in each history, and differs from node to node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct NodeClock {
     began: Instant,
     ahead: Duration,
+    jumped: Arc<AtomicU64>,
 }
 
 impl Clock for NodeClock {
     fn now(&self) -> Timestamp {
-        EPOCH.plus(self.began.elapsed() + self.ahead)
+        let jumped = Duration::from_secs(self.jumped.load(Ordering::SeqCst));
+        EPOCH.plus(self.began.elapsed() + self.ahead + jumped)
     }
 }
+
+/// How far a clock that jumps is ahead at most, in seconds. No answer expires by that.
+const FARTHEST_JUMP: u64 = 8 * 60 * 60;
 
 impl World {
     /// Lets a history happen.
@@ -77,6 +85,7 @@ impl World {
             requests: AtomicUsize::new(0),
             runs: AtomicUsize::new(0),
             incarnations: AtomicUsize::new(0),
+            jumped: Arc::default(),
             plan,
         });
         let began = Instant::now();
@@ -89,8 +98,10 @@ impl World {
             clients.spawn(Arc::clone(&world).client(client as u64));
         }
         let crashes = tokio::spawn(Arc::clone(&world).crash_now_and_then(began));
+        let jumps = tokio::spawn(Arc::clone(&world).jump_now_and_then());
         clients.join_all().await;
         crashes.abort();
+        jumps.abort();
         world.come_to_rest().await;
         world.probe().await;
         world.history.clone()
@@ -111,9 +122,9 @@ impl World {
             .clock(NodeClock {
                 began,
                 ahead: plan.skew * u32::try_from(place).expect("few nodes") / 4,
+                jumped: Arc::clone(&self.jumped),
             })
             .living(Living::of_another_process())
-            .heartbeat_on(Handle::current())
             .namespace(format!("history {}", plan.seed))
             .lease(plan.lease)
             .clock_skew(plan.skew)
@@ -121,10 +132,15 @@ impl World {
             .wait_for_in_flight(wait)
             .answer_unrecorded(plan.answer_unrecorded)
             .orphan(self.policy(&life));
+        let layer = match plan.blocks_threads {
+            true => layer,
+            false => layer.heartbeat_on(Handle::current()),
+        };
         Arc::new(Node {
             number,
             layer,
             life,
+            waits: !wait.is_zero(),
         })
     }
 
@@ -181,6 +197,7 @@ impl World {
             request: number,
             node: node.number,
             content,
+            waits: node.waits,
             is_probe,
         };
         self.history.note(key, sent);
@@ -195,8 +212,11 @@ impl World {
             async move { Ok::<_, Infallible>(charging.await) }
         });
         let mut responding = Box::pin(node.layer.layer(handler).call(request));
+        let life = node.life.clone();
         let replying = async move {
+            let mut waking = None;
             let response = poll_fn(|cx| {
+                ready!(life.poll_stalled(&mut waking, cx));
                 let polled = catch_unwind(AssertUnwindSafe(|| responding.as_mut().poll(cx)));
                 polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
             });
@@ -247,10 +267,24 @@ impl World {
         }
     }
 
+    /// The clocks go ahead and back, by hours.
+    async fn jump_now_and_then(self: Arc<Self>) {
+        let mut random = Random::about(self.plan.seed, [7]);
+        while self.plan.clocks_jump {
+            sleep(self.plan.lease / 10 + random.duration(self.plan.lease * 3)).await;
+            self.jumped
+                .store(random.below(FARTHEST_JUMP), Ordering::SeqCst);
+        }
+    }
+
     /// No more faults: whatever is on its way arrives, and leases lapse.
     async fn come_to_rest(&self) {
         self.life.heal();
         self.kind.heal();
+        if self.plan.clocks_jump {
+            // Past every deadline.
+            self.jumped.store(FARTHEST_JUMP, Ordering::SeqCst);
+        }
         sleep(self.plan.latest() + self.plan.lease * 2 + self.plan.skew * 4).await;
         let nodes = locked(&self.nodes).clone();
         for node in nodes {
@@ -306,9 +340,10 @@ async fn read(response: Response<Body>) -> Reply {
     Reply {
         status: parts.status.as_u16(),
         outcome: outcome.map_or_else(String::new, Outcome::to_string),
-        body: match parts.status {
-            StatusCode::CREATED => String::from_utf8_lossy(&body).into_owned(),
-            _ => String::new(),
+        body: match body.starts_with(b"order ") {
+            true => String::from_utf8_lossy(&body).into_owned(),
+            // A refusal's sentence is the layer's.
+            false => String::new(),
         },
     }
 }
