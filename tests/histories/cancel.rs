@@ -50,7 +50,8 @@ async fn sweep<St: Store>(
 }
 
 /// Sweeps all scenarios, and prints how many points each had. Fewer than `at_least` in all, and
-/// something does not wait any more that did.
+/// something does not wait any more that did. How often one looks at a run elsewhere is left to
+/// chance, so there is room for that.
 async fn sweep_all<St: Store>(
     name: &str,
     door: Door,
@@ -76,30 +77,30 @@ async fn sweep_all<St: Store>(
 
 #[tokio::test(start_paused = true)]
 async fn a_request_on_memory_may_be_dropped_anywhere() {
-    sweep_all("memory", Door::Layer, Time::Paused, 97, stores::memory).await;
+    sweep_all("memory", Door::Layer, Time::Paused, 104, stores::memory).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_on_a_store_that_yields_may_be_dropped_anywhere() {
     let stores = stores::yielding;
-    sweep_all("yielding memory", Door::Layer, Time::Paused, 115, stores).await;
+    sweep_all("yielding memory", Door::Layer, Time::Paused, 123, stores).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_on_two_tiers_may_be_dropped_anywhere() {
     let stores = stores::tiered;
-    sweep_all("two tiers", Door::Layer, Time::Paused, 128, stores).await;
+    sweep_all("two tiers", Door::Layer, Time::Paused, 146, stores).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_on_three_tiers_may_be_dropped_anywhere() {
     let stores = stores::tiered_twice;
-    sweep_all("three tiers", Door::Layer, Time::Paused, 164, stores).await;
+    sweep_all("three tiers", Door::Layer, Time::Paused, 188, stores).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_on_a_shared_store_may_be_dropped_anywhere() {
-    sweep_all("shared", Door::Layer, Time::Paused, 132, stores::shared).await;
+    sweep_all("shared", Door::Layer, Time::Paused, 148, stores::shared).await;
 }
 
 /// On real time and real sockets, where no two runs wait equally often.
@@ -108,13 +109,13 @@ async fn a_request_on_dynamodb_may_be_dropped_anywhere() {
     let dynamo = Dynamo::in_memory().await;
     let far = SharedStore::new(dynamo.store());
     let stores = || stores::over(far.clone(), |faults| faults);
-    sweep_all("dynamodb", Door::Layer, Time::Real, 98, stores).await;
+    sweep_all("dynamodb", Door::Layer, Time::Real, 106, stores).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn work_of_an_executor_may_be_dropped_anywhere() {
     let door = Door::Executor;
-    sweep_all("memory", door, Time::Paused, 23, stores::memory).await;
-    sweep_all("shared", door, Time::Paused, 35, stores::shared).await;
-    sweep_all("two tiers", door, Time::Paused, 39, stores::tiered).await;
+    sweep_all("memory", door, Time::Paused, 26, stores::memory).await;
+    sweep_all("shared", door, Time::Paused, 54, stores::shared).await;
+    sweep_all("two tiers", door, Time::Paused, 52, stores::tiered).await;
 }

@@ -67,6 +67,8 @@ struct Ledger {
 
 pub(crate) struct Fixture<St> {
     layer: IdempotencyLayer<St>,
+    /// That of another process.
+    elsewhere: IdempotencyLayer<SharedStore>,
     ledger: Arc<Ledger>,
     alive: Alive,
     scenario: Scenario,
@@ -92,10 +94,18 @@ impl<St: Store> Fixture<St> {
             stores.fail_completions();
         }
         let wait = match scenario {
-            Scenario::Waits => Duration::from_secs(60),
+            scenario if scenario.waits() => Duration::from_secs(60),
             _ => Duration::ZERO,
         };
+        let elsewhere = IdempotencyLayer::new(stores.far.clone())
+            .report_outcome(true)
+            .clock(TokioClock::new())
+            .living(Living::of_another_process())
+            .heartbeat_on(Handle::current())
+            .lease(LEASE)
+            .max_response_body(20);
         let fixture = Self {
+            elsewhere,
             layer: IdempotencyLayer::new(stores.store)
                 .report_outcome(true)
                 .clock(TokioClock::new())
@@ -112,8 +122,11 @@ impl<St: Store> Fixture<St> {
             time,
         };
         match scenario {
-            Scenario::Waits => {
-                tokio::spawn(fixture.request());
+            scenario if scenario.waits() => {
+                tokio::spawn(match scenario {
+                    Scenario::Waits => fixture.request(),
+                    _ => fixture.request_by(&fixture.elsewhere),
+                });
                 while fixture.started() == 0 {
                     sleep(Duration::from_millis(1)).await;
                 }
@@ -133,6 +146,10 @@ impl<St: Store> Fixture<St> {
 
     /// The request, which was called and not polled yet.
     pub(crate) fn request(&self) -> Replying {
+        self.request_by(&self.layer)
+    }
+
+    fn request_by<S: Store>(&self, layer: &IdempotencyLayer<S>) -> Replying {
         let (ledger, scenario, time) = (Arc::clone(&self.ledger), self.scenario, self.time);
         match self.door {
             Door::Layer => {
@@ -141,11 +158,11 @@ impl<St: Store> Fixture<St> {
                     let (ledger, alive) = (Arc::clone(&ledger), alive.clone());
                     async move { Ok(handle(scenario, time, &ledger, &alive, request).await) }
                 };
-                call(&self.layer, &self.key, &self.alive, handler)
+                call(layer, &self.key, &self.alive, handler)
             }
             Door::Executor => {
                 let work = async move || work(scenario, time, &ledger).await;
-                run(&self.layer, &self.key, work)
+                run(layer, &self.key, work)
             }
         }
     }
@@ -154,7 +171,7 @@ impl<St: Store> Fixture<St> {
     /// done once and is answered to a retry, and what was not is done by the retry at once.
     pub(crate) async fn check(&self, dropped: Option<Reply>, told: &str) {
         let handle = self.layer.handle();
-        if self.scenario == Scenario::Waits && self.time == Time::Paused {
+        if self.scenario.waits() && self.time == Time::Paused {
             sleep(self.time.of_run() / 2).await;
             self.no_body_is_left(told).await;
         }
@@ -303,7 +320,7 @@ async fn handle(
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             return response;
         }
-        Scenario::Waits => sleep(time.of_run()).await,
+        scenario if scenario.waits() => sleep(time.of_run()).await,
         _ => {}
     }
     ledger.effects.fetch_add(1, Ordering::SeqCst);
@@ -323,7 +340,7 @@ async fn work(scenario: Scenario, time: Time, ledger: &Ledger) -> Result<String,
     match scenario {
         // Without a word from the panic hook.
         Scenario::Panics if run == 1 => resume_unwind(Box::new("as planned")),
-        Scenario::Waits => sleep(time.of_run()).await,
+        scenario if scenario.waits() => sleep(time.of_run()).await,
         _ => {}
     }
     ledger.effects.fetch_add(1, Ordering::SeqCst);

@@ -6,8 +6,11 @@ use super::door::Door;
 pub(crate) enum Scenario {
     /// Nobody had the key before.
     First,
-    /// It waits for another request with the key, which runs.
+    /// It waits for another request with the key, which runs in the same process, and shares the
+    /// end of it.
     Waits,
+    /// It waits for a run of another process, and claims the key when that has ended.
+    WaitsElsewhere,
     /// A run of a node that has died is run again.
     Retake,
     /// A run of a node that has died is never run again.
@@ -29,9 +32,10 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::First,
         Self::Waits,
+        Self::WaitsElsewhere,
         Self::Retake,
         Self::Hold,
         Self::ReconcileFound,
@@ -52,6 +56,11 @@ impl Scenario {
             )
     }
 
+    /// Whether another request runs when it comes.
+    pub(crate) fn waits(self) -> bool {
+        matches!(self, Self::Waits | Self::WaitsElsewhere)
+    }
+
     pub(crate) fn needs_failures(self) -> bool {
         self == Self::CompletionFails
     }
@@ -69,7 +78,7 @@ impl Scenario {
     pub(crate) fn least_points(self, door: Door) -> usize {
         let of_executor = match self {
             Self::Hold | Self::Replay => 0,
-            Self::Waits => 1,
+            Self::Waits | Self::WaitsElsewhere => 1,
             Self::Panics => 2,
             Self::ReconcileNotExecuted => 5,
             _ => 4,
@@ -77,7 +86,7 @@ impl Scenario {
         match (door, self) {
             (Door::Executor, _) => of_executor,
             (Door::Layer, Self::Hold | Self::Replay) => 5,
-            (Door::Layer, Self::Waits | Self::ReconcileFound) => 6,
+            (Door::Layer, Self::Waits | Self::WaitsElsewhere | Self::ReconcileFound) => 6,
             (Door::Layer, Self::Panics) => 7,
             (Door::Layer, Self::Answers500) => 10,
             (Door::Layer, Self::ReconcileNotExecuted | Self::TooLong) => 15,

@@ -291,6 +291,21 @@ impl<'a> Checker<'a> {
             return self.fail(Rule::AnswersAreTrue, format!("nobody sent {request}"));
         };
         sent.run = Some(run);
+        let node = sent.node;
+        let before = owner.and_then(|owner| self.spec.taken_from(owner));
+        let living = self.runs.iter().find(|(_, earlier)| {
+            let is_alive = earlier.ended.is_none() && !earlier.is_crashed;
+            is_alive && earlier.node == node && before.is_some() && earlier.owner == before
+        });
+        if self.plan.is_exact
+            && let Some((living, _)) = living
+        {
+            let told = format!("run {run} has that of run {living}, which goes on");
+            self.fail(Rule::TheLivingKeepTheirLeases, told);
+        }
+        let Some(sent) = self.requests.get(&request) else {
+            return;
+        };
         let started = Run {
             node: sent.node,
             content: sent.content,

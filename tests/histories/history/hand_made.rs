@@ -580,3 +580,24 @@ fn hold_begins_again_after_nothing_done_alone() {
         assert_eq!(broken.contains(&Rule::DoneOnce), status != 400, "{status}");
     }
 }
+
+#[test]
+fn a_takeover_within_the_process_of_a_living_run_is_found() {
+    let now = 11 + LEASE + SKEW;
+    let then = |request| {
+        let history = [
+            sent(0, 0),
+            acquires(1, 10, 1),
+            starts(0, 0, 10),
+            sent(request, 0),
+            acquires(2, now, 2),
+            starts(1, request, now),
+            What::Left { request: 0 },
+            What::Left { request },
+        ];
+        broken_by(Policy::Retake, &history)
+    };
+    // On the other node.
+    assert_eq!(then(1), []);
+    assert_eq!(then(2), [Rule::TheLivingKeepTheirLeases]);
+}

@@ -16,6 +16,8 @@ pub(crate) enum Rule {
     StoreKeepsToItsSpec,
     /// The handler began without the lease, or twice under it.
     EachStartHasItsLease,
+    /// The lease of a run that was alive went to another run in its own process.
+    TheLivingKeepTheirLeases,
     /// Two answers to one key.
     OneAnswer,
     /// An answer that nobody has given, or that belongs to another request.

@@ -14,6 +14,8 @@ pub(crate) struct Spec {
     in_doubt: HashSet<Id>,
     /// Owners whose lease lapsed and went to another.
     lapsed: HashSet<Id>,
+    /// Who had the lease before, by those who took it over.
+    taken_from: HashMap<Id, Id>,
     /// Which request is which, as far as its work began.
     contents: HashMap<Id, u64>,
     claimed: HashMap<Id, Id>,
@@ -46,6 +48,7 @@ impl Spec {
             record: Record::Absent,
             in_doubt: HashSet::new(),
             lapsed: HashSet::new(),
+            taken_from: HashMap::new(),
             contents: HashMap::new(),
             claimed: HashMap::new(),
         }
@@ -53,6 +56,11 @@ impl Spec {
 
     pub(crate) fn lapsed(&self, owner: Id) -> bool {
         self.lapsed.contains(&owner)
+    }
+
+    /// Whose lease `owner` has taken over.
+    pub(crate) fn taken_from(&self, owner: Id) -> Option<Id> {
+        self.taken_from.get(&owner).copied()
     }
 
     /// Learns what the request says that `owner` claimed for.
@@ -143,6 +151,7 @@ impl Spec {
                 && *before != owner
             {
                 self.lapsed.insert(*before);
+                self.taken_from.insert(owner, *before);
             }
             if !matches!(wanted, Wanted::Own(_)) {
                 self.claimed.insert(owner, content);
