@@ -238,6 +238,11 @@ pub(crate) fn key_of(payment: usize) -> String {
     format!("payment-{payment}")
 }
 
+/// The number in a key.
+pub(crate) fn payment_of(key: &str) -> Option<usize> {
+    key.strip_prefix("payment-")?.parse().ok()
+}
+
 fn request(payment: usize, node: std::net::SocketAddr) -> Request<Full<Bytes>> {
     // Some take as long as a lease, so that there is a heartbeat to be disturbed.
     let source = match payment % 200 {

@@ -13,6 +13,8 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use tower_idempotency::Attempt;
 
+use crate::fleet::now;
+
 /// Where a node writes its lines.
 #[derive(Clone)]
 pub(crate) struct Journal(Arc<File>);
@@ -37,13 +39,21 @@ impl Journal {
         };
         let (key, token) = (attempt.key().as_str().to_owned(), attempt.token());
         let pid = std::process::id();
-        self.write(&format!("{key} {token} began {pid}"));
+        self.write(&format!("{key} {token} began {pid} {}", now()));
         let response = next.run(request).await;
         self.write(&format!(
-            "{key} {token} ended {}",
-            response.status().as_u16()
+            "{key} {token} ended {} {}",
+            response.status().as_u16(),
+            now()
         ));
         response
+    }
+
+    /// Notes that the handler of an attempt blocks its thread from here on.
+    pub(crate) fn blocks(&self, attempt: &Attempt) {
+        let (key, token) = (attempt.key().as_str(), attempt.token());
+        let pid = std::process::id();
+        self.write(&format!("{key} {token} blocks {pid} {}", now()));
     }
 
     /// In one write, so that the lines of many processes do not mix.
@@ -55,20 +65,38 @@ impl Journal {
 }
 
 /// One attempt at a key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Noted {
     /// Also when it claimed, in microseconds since the Unix epoch: the clocks are one clock here.
     pub(crate) token: u64,
     pub(crate) pid: u32,
-    /// The status that its handler answered with.
-    pub(crate) ended: Option<u16>,
+    /// Whether its handler blocked its thread for longer than its lease.
+    pub(crate) has_blocked: bool,
+    pub(crate) ended: Option<Ended>,
+}
+
+impl Noted {
+    /// Whether a timeout answered for its handler: the payments example has no such answers.
+    pub(crate) fn is_timed_out(&self) -> bool {
+        self.ended
+            .is_some_and(|ended| matches!(ended.status, 408 | 504))
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// The status that its handler, or a timeout around it, answered with.
+    pub(crate) status: u16,
+    /// When, in microseconds since the Unix epoch.
+    pub(crate) at: u64,
 }
 
 /// All attempts at each key, in the order of their fencing tokens.
 pub(crate) fn read(path: &Path) -> crate::Result<HashMap<String, Vec<Noted>>> {
     let mut attempts: HashMap<String, Vec<Noted>> = HashMap::new();
     for line in std::fs::read_to_string(path)?.lines() {
-        let [key, token, what, number] = line.split(' ').collect::<Vec<_>>()[..] else {
+        let [key, token, what, number, at] = line.split(' ').collect::<Vec<_>>()[..] else {
             return Err(format!("a line of the journal is broken: {line}").into());
         };
         let token = token.parse()?;
@@ -77,11 +105,21 @@ pub(crate) fn read(path: &Path) -> crate::Result<HashMap<String, Vec<Noted>>> {
             "began" => of_key.push(Noted {
                 token,
                 pid: number.parse()?,
+                has_blocked: false,
                 ended: None,
             }),
             _ => {
                 let noted = of_key.iter_mut().find(|noted| noted.token == token);
-                noted.ok_or("an attempt ended that never began")?.ended = Some(number.parse()?);
+                let noted = noted.ok_or("an attempt went on that never began")?;
+                match what {
+                    "blocks" => noted.has_blocked = true,
+                    _ => {
+                        noted.ended = Some(Ended {
+                            status: number.parse()?,
+                            at: at.parse()?,
+                        });
+                    }
+                }
             }
         }
     }

@@ -10,7 +10,8 @@
 //! nodes write to. Clients retry as Stripe's do, hang up, ask twice at once, and do not give up.
 //! Meanwhile nodes are killed with SIGKILL and started again, or stopped for longer than their
 //! lease and continued; their connections to the store are cut, frozen and slowed down; and the
-//! store is killed and started again.
+//! store is killed and started again. Handlers block their threads for longer than a lease, and
+//! timeouts between the layer and the handlers answer for some.
 //!
 //! In the end every node is well again, each key is asked for once more, and what the clients
 //! were told is held against the ledger and the journal of all attempts. The exit code is 1 if
@@ -27,6 +28,7 @@ mod judge;
 mod payments;
 mod process;
 mod storm;
+mod trouble;
 mod wire;
 
 use std::net::SocketAddr;
@@ -58,6 +60,8 @@ enum Role {
         #[arg(long)]
         journal: PathBuf,
         #[command(flatten)]
+        trouble: trouble::Plan,
+        #[command(flatten)]
         payments: Box<payments::Flags>,
     },
     /// The DynamoDB of the fleet.
@@ -77,8 +81,19 @@ async fn main() -> ExitCode {
     }
     let result = match flags.role {
         None => storm::run(&flags.storm).await,
-        Some(Role::Node { journal, payments }) => match Journal::open(&journal) {
-            Ok(journal) => return payments::run(&payments, |routes| journal.around(routes)).await,
+        Some(Role::Node {
+            journal,
+            trouble,
+            payments,
+        }) => match Journal::open(&journal) {
+            Ok(journal) => {
+                // The journal is further out, and notes what trouble makes of a handler.
+                let around = |routes| {
+                    let routes = trouble.around(&journal, routes);
+                    journal.around(routes)
+                };
+                return payments::run(&payments, around).await;
+            }
             Err(error) => Err(error.into()),
         },
         Some(Role::Store { listen, data }) => serve_store(listen, &data).await,

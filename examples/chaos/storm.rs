@@ -14,6 +14,7 @@ use tokio::time::{Instant, interval, sleep};
 use crate::clients::{Clients, Last};
 use crate::fleet::{Fleet, locked};
 use crate::hand::{self, Blows};
+use crate::trouble::Counts;
 use crate::{Result, journal, judge};
 
 #[derive(Args, Clone, Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Storm {
     /// killed.
     #[arg(long, default_value_t = 20)]
     pub(crate) store_faults: usize,
+    #[command(flatten)]
+    pub(crate) trouble: Counts,
     /// Who is broken when and how.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -79,6 +82,12 @@ impl Storm {
         self.kills.div_ceil(4)
     }
 
+    /// How long a handler blocks its thread: longer than its lease, and shorter than clients wait.
+    fn blocks_for(&self) -> Duration {
+        const AND_MORE: Duration = Duration::from_millis(200);
+        self.lease + self.clock_skew + AND_MORE
+    }
+
     /// What a node is started with, apart from where its store is.
     pub(crate) fn node_args(&self, dir: &Path) -> Vec<OsString> {
         let seconds = |duration: Duration| OsString::from(duration.as_secs_f64().to_string());
@@ -88,6 +97,12 @@ impl Storm {
             args.push(value);
         };
         set("--journal", dir.join("journal").into());
+        set("--troubled", dir.join("troubled").into());
+        set("--requests", self.requests.to_string().into());
+        set("--blocked", self.trouble.blocked.to_string().into());
+        set("--timeouts", self.trouble.timeouts.to_string().into());
+        let millis = self.blocks_for().as_millis();
+        set("--block-millis", millis.to_string().into());
         set("--ledger", dir.join("ledger.db").into());
         set("--listen", "127.0.0.1:0".into());
         set("--lease", seconds(self.lease));
@@ -107,6 +122,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(storm: &Storm) -> Result<ExitCode> {
     let dir = Dir::make(storm)?;
+    std::fs::create_dir(dir.path.join("troubled"))?;
     let fleet = Arc::new(Fleet::start(storm, &dir.path).await?);
     let clients = Arc::new(Clients::new(storm, Arc::clone(&fleet)));
     let blows = Arc::new(Mutex::new(Blows::new()));

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
-
 use super::Evidence;
 use crate::clients::{Told, key_of};
 use crate::fleet::Harm;
-use crate::journal::Noted;
+use crate::journal::{Ended, Noted};
 use crate::storm::{OnOrphan, Storm};
 
 pub(super) struct Case<'a> {
@@ -54,8 +52,14 @@ impl<'a> Case<'a> {
     }
 
     fn takeover(&self, before: &Noted, after: &Noted, storm: &Storm) -> Option<String> {
-        if before.ended.is_some_and(is_released) {
-            return Some("the attempt before was released".to_owned());
+        match before.ended.filter(|ended| after.token >= ended.at) {
+            Some(ended) if is_nothing_done(ended.status) => {
+                return Some("the attempt before did nothing".to_owned());
+            }
+            Some(ended) if is_unknown(ended.status) => {
+                return (storm.orphan != OnOrphan::Hold).then(|| unknown_by(ended));
+            }
+            _ => {}
         }
         let lapsed = before.token + micros(storm.lease) + micros(storm.clock_skew);
         let harm = self.harm(before, after.token)?;
@@ -63,14 +67,16 @@ impl<'a> Case<'a> {
         is_allowed.then(|| told_of(harm))
     }
 
-    /// What was done to the process that holds the key.
+    /// What was done to the process that holds the key, or to its handler.
     pub(super) fn lost_holder(&self) -> Option<String> {
         let Some(last) = self.attempts.last() else {
             // The one who claimed it did not get as far as to begin.
             let killed = self.harms.iter().any(|harm| harm.until.is_none());
             return killed.then(|| "its holder was killed before it began".to_owned());
         };
-        self.harm(last, u64::MAX).map(told_of)
+        let unknown = last.ended.filter(|ended| is_unknown(ended.status));
+        let harm = || self.harm(last, u64::MAX).map(told_of);
+        unknown.map(unknown_by).or_else(harm)
     }
 
     /// The longest from a harm to the holder until another attempt, or a word about the outcome.
@@ -104,9 +110,22 @@ fn told_of(harm: &Harm) -> String {
     format!("process {} {what}", harm.pid)
 }
 
-/// Whether the recording policy gives the key back after such an answer.
-fn is_released(status: u16) -> bool {
-    StatusCode::from_u16(status).is_ok_and(|status| status.is_server_error())
+fn unknown_by(ended: Ended) -> String {
+    let what = match ended.status {
+        408 | 504 => "by a timeout within",
+        _ => "by a failure",
+    };
+    format!("its outcome is unknown {what}, as {}", ended.status)
+}
+
+/// Whether nobody can tell from such an answer what was done.
+fn is_unknown(status: u16) -> bool {
+    matches!(status, 408 | 500..=599)
+}
+
+/// Whether such an answer gives the key back under every policy.
+fn is_nothing_done(status: u16) -> bool {
+    matches!(status, 400..=499) && status != 402 && !is_unknown(status)
 }
 
 /// The id of the charge that an answer tells of.

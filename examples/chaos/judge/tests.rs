@@ -8,7 +8,7 @@ use super::{Evidence, judge};
 use crate::Flags;
 use crate::clients::{Last, Told};
 use crate::fleet::Harm;
-use crate::journal::Noted;
+use crate::journal::{Ended, Noted};
 use crate::storm::Storm;
 
 /// When the first attempt claims; a lease is 2 s, and the skew of clocks half a second.
@@ -29,8 +29,20 @@ fn storm(orphan: &str) -> Storm {
 }
 
 fn attempt(pid: u32, token: u64, ended: Option<u16>) -> Noted {
-    Noted { token, pid, ended }
+    let ended = ended.map(|status| Ended {
+        status,
+        at: token + ENDS_AFTER,
+    });
+    Noted {
+        token,
+        pid,
+        has_blocked: false,
+        ended,
+    }
 }
+
+/// How long after its claim an attempt ends.
+const ENDS_AFTER: u64 = 100;
 
 /// One payment, of which everything but what is given here went well.
 struct Story {
@@ -150,12 +162,91 @@ fn a_second_charge_is_not_accounted_for_without_harm_or_too_soon() {
 fn an_attempt_may_follow_one_that_was_released() {
     Story {
         attempts: vec![
-            attempt(1, CLAIMED, Some(500)),
-            attempt(1, CLAIMED + 5, Some(200)),
+            attempt(1, CLAIMED, Some(404)),
+            attempt(1, CLAIMED + ENDS_AFTER, Some(200)),
         ],
         ..Story::under("hold")
     }
     .passes_with("duplicates 0 · lost 0 · differing 0 · stuck 0");
+}
+
+/// A timeout within answered for the first attempt, and the second one claimed so much later.
+fn after_a_timeout(orphan: &'static str, status: u16, later: u64) -> Story {
+    Story {
+        attempts: vec![
+            attempt(1, CLAIMED, Some(status)),
+            attempt(1, CLAIMED + later, Some(200)),
+        ],
+        ..Story::under(orphan)
+    }
+}
+
+#[test]
+fn an_attempt_may_follow_a_timeout_unless_the_key_is_held() {
+    let fine = "duplicates 0 · lost 0 · differing 0 · stuck 0";
+    for status in [408, 504, 500] {
+        after_a_timeout("retake", status, ENDS_AFTER).passes_with(fine);
+        after_a_timeout("reconcile", status, ENDS_AFTER).passes_with(fine);
+        after_a_timeout("hold", status, ENDS_AFTER).fails_with(fine);
+        // While the first one still ran.
+        after_a_timeout("retake", status, ENDS_AFTER - 1).fails_with(fine);
+    }
+}
+
+#[test]
+fn a_second_charge_after_a_timeout_is_accounted_for_under_retake_alone() {
+    let doubled = |orphan, status| Story {
+        effects: vec!["ch_1", "ch_2"],
+        answers: vec!["ch_2"],
+        ..after_a_timeout(orphan, status, ENDS_AFTER)
+    };
+    doubled("retake", 504)
+        .passes_with("duplicates 1 (all accounted for) · lost 0 · differing 0 · stuck 0");
+    let open = "duplicates 1 (1 not accounted for) · lost 0 · differing 0 · stuck 0";
+    doubled("reconcile", 504).fails_with(open);
+    doubled("hold", 504).fails_with(open);
+    // An answer that says that it was charged is no timeout.
+    doubled("retake", 200).fails_with(open);
+}
+
+#[test]
+fn a_charge_that_a_timeout_hid_is_lost_under_hold_alone() {
+    let hidden = |orphan, status| Story {
+        attempts: vec![attempt(1, CLAIMED, Some(status))],
+        answers: vec![],
+        last: Last::Held,
+        ..Story::under(orphan)
+    };
+    hidden("hold", 504)
+        .passes_with("duplicates 0 · lost 1 (all accounted for) · differing 0 · stuck 0");
+    let open = "duplicates 0 · lost 1 (1 not accounted for) · differing 0 · stuck 0";
+    hidden("retake", 504).fails_with(open);
+    hidden("reconcile", 504).fails_with(open);
+    hidden("hold", 200).verdict_has("lost 1");
+}
+
+#[test]
+fn a_handler_that_blocked_its_thread_accounts_for_nothing() {
+    let blocked = |orphan, last, attempts: &[Noted]| {
+        let mut attempts = attempts.to_vec();
+        attempts[0].has_blocked = true;
+        Story {
+            attempts,
+            last,
+            ..Story::doubled(orphan, None, LAPSED)
+        }
+    };
+    let runs_on = attempt(1, CLAIMED, None);
+    let both = [runs_on, attempt(2, LAPSED, Some(200))];
+    for orphan in ["retake", "hold", "reconcile"] {
+        blocked(orphan, Last::Answered, &both).verdict_has("duplicates 1 (1 not accounted for)");
+    }
+    Story {
+        effects: vec![],
+        answers: vec![],
+        ..blocked("hold", Last::Held, &[runs_on])
+    }
+    .fails_with("duplicates 0 · lost 0 · differing 0 · stuck 0");
 }
 
 #[test]

@@ -78,6 +78,9 @@ impl Verdict {
 
     pub(super) fn tell(&mut self, evidence: &Evidence<'_>) {
         let attempts: usize = evidence.attempts.values().map(Vec::len).sum();
+        let all = || evidence.attempts.values().flatten();
+        let blocked = all().filter(|attempt| attempt.has_blocked).count();
+        let timed_out = all().filter(|attempt| attempt.is_timed_out()).count();
         let effects: usize = evidence.effects.values().map(Vec::len).sum();
         let slowest = self.slowest.as_secs_f64();
         let mut rows = vec![
@@ -91,6 +94,11 @@ impl Verdict {
         rows.push(row("charges made", effects));
         let blows = evidence.blows.iter();
         rows.extend(blows.map(|(what, count)| row(what, count)));
+        rows.push(row("handlers that blocked past their lease", blocked));
+        rows.push(row(
+            "handlers that a timeout within answered for",
+            timed_out,
+        ));
         rows.push(row("the storm, in seconds", evidence.took.as_secs()));
         rows.push(row(
             "longest from harm until its key went on, in seconds",

@@ -210,6 +210,11 @@ fn insert(
     declined: bool,
     attempt: Option<&Attempt>,
 ) -> rusqlite::Result<Option<Charge>> {
+    // A timeout may have ended the attempt while this waited for the ledger. What became of the key
+    // is decided then, so nothing may be charged any more.
+    if attempt.is_some_and(|attempt| attempt.begin_effects().is_err()) {
+        return Ok(None);
+    }
     let sql = format!(
         "INSERT INTO charges
             (amount, currency, description, metadata, declined, record_key, made_at)

@@ -62,7 +62,10 @@ pub(crate) async fn run(flags: &Flags, around: impl FnOnce(Router) -> Router) ->
 async fn serve(flags: &Flags, around: impl FnOnce(Router) -> Router) -> Result<(), Box<dyn Error>> {
     let ledger = Ledger::open(&flags.ledger, flags.clock_skew)
         .map_err(|error| format!("the ledger: {error}"))?;
-    let idempotency = idempotency(flags, store::open(flags).await?, &ledger);
+    let mut idempotency = idempotency(flags, store::open(flags).await?, &ledger);
+    if let Some(store) = store::for_heartbeat(flags).await {
+        idempotency = idempotency.heartbeat_store(store);
+    }
     let handle = idempotency.handle();
     let listener = TcpListener::bind(flags.listen)
         .await

@@ -38,6 +38,17 @@ async fn dynamodb(flags: &Flags) -> Result<DynamoDbStore, Box<dyn Error>> {
     Ok(store)
 }
 
+/// Where leases are renewed, if not in the store: on connections that no handler can block,
+/// because they live on the thread of the heartbeat.
+pub(crate) async fn for_heartbeat(flags: &Flags) -> Option<DynamoDbStore> {
+    let url = match flags.store {
+        Kind::Memory => None,
+        Kind::Dynamodb | Kind::Tiered => flags.endpoint_url.as_ref(),
+    };
+    let client = client_from_env(url?).await;
+    Some(DynamoDbStore::new(client, &flags.table))
+}
+
 /// Region and credentials come from where the AWS SDKs look for them. Without a URL to give,
 /// `DynamoDbStore::from_env` does all of this.
 async fn client_from_env(url: &str) -> Client {
