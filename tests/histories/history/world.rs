@@ -269,8 +269,11 @@ impl World {
 
     /// The clocks go ahead and back, by hours.
     async fn jump_now_and_then(self: Arc<Self>) {
+        if !self.plan.clocks_jump {
+            return;
+        }
         let mut random = Random::about(self.plan.seed, [7]);
-        while self.plan.clocks_jump {
+        loop {
             sleep(self.plan.lease / 10 + random.duration(self.plan.lease * 3)).await;
             self.jumped
                 .store(random.below(FARTHEST_JUMP), Ordering::SeqCst);
