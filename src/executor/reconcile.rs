@@ -1,5 +1,7 @@
 //! Asking the business system what became of a lost attempt.
 
+use std::time::Duration;
+
 use tokio::time::timeout;
 use tracing::{Instrument, Span, warn};
 
@@ -8,7 +10,7 @@ use super::detach::Stage;
 use super::{Conflict, Executor};
 use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
-use crate::record::{Completed, Lease};
+use crate::record::{Completed, Lease, Renewal};
 use crate::response::Answer;
 use crate::store::{Fenced, Store};
 
@@ -26,11 +28,17 @@ impl<St: Store> Executor<St> {
             return Begun::Held(held);
         };
         match self.ask(reconcile, key, &held.lease).await {
-            Reconciled::NotExecuted if stage.is_left() => {
-                self.undo(held).await;
-                Begun::Refused(Conflict::Left)
-            }
-            Reconciled::NotExecuted => Begun::Held(held),
+            Reconciled::NotExecuted => match self.still_holds(&held.lease).await {
+                Ok(()) if !stage.is_left() => Begun::Held(held),
+                Ok(()) => {
+                    self.undo(held).await;
+                    Begun::Refused(Conflict::Left)
+                }
+                Err(conflict) => {
+                    self.undo(held).await;
+                    Begun::Refused(conflict)
+                }
+            },
             Reconciled::Unknown => {
                 let first_seen = held.lease.created_at;
                 self.undo(held).await;
@@ -38,6 +46,31 @@ impl<St: Store> Executor<St> {
             }
             Reconciled::Completed(answer) => self.complete_reconciled(held, &answer).await,
         }
+    }
+
+    /// Returns why work must not begin under `lease`, if it was asked for so long that only the
+    /// store can tell whether the heartbeat has kept it.
+    async fn still_holds(&self, lease: &Lease) -> Result<(), Conflict> {
+        let settings = &self.shared.settings;
+        let mut deadline = lease.deadline;
+        while deadline <= self.now() {
+            deadline = self.now().plus(settings.lease);
+            let renewal = Renewal {
+                deadline,
+                expires_at: deadline.plus(settings.retention),
+            };
+            let renewed = self.bounded(self.shared.store.renew(lease, renewal)).await;
+            match renewed.map_err(Conflict::Store)? {
+                Fenced::Applied => {}
+                Fenced::LeaseLost(_) => {
+                    return Err(Conflict::InProgress {
+                        retry_after: Duration::from_secs(1),
+                        owner: None,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn complete_reconciled(&self, held: Held, answer: &Answer) -> Begun {
