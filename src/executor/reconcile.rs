@@ -12,7 +12,7 @@ use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
 use crate::record::{Completed, Lease, Renewal};
 use crate::response::Answer;
-use crate::store::{Fenced, Store};
+use crate::store::{Completion, Fenced, Store};
 
 impl<St: Store> Executor<St> {
     /// Whether the business system is asked before work begins under this lease: an attempt before
@@ -74,7 +74,11 @@ impl<St: Store> Executor<St> {
     }
 
     pub(super) async fn complete_reconciled(&self, held: Held, answer: &Answer) -> Begun {
-        let completion = self.completion(answer.encode(), None);
+        let completion = Completion {
+            // Nobody tries again to record it. A near tier that kept it would never ask again.
+            is_given_unrecorded: false,
+            ..self.completion(answer.encode(), None)
+        };
         let completed = Completed {
             identity: held.lease.identity,
             payload: completion.payload.clone(),
