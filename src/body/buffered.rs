@@ -70,6 +70,9 @@ impl FromBuffered for tonic::body::Body {
 }
 
 /// What was read of a body of type `B`, and what is left of it.
+///
+/// After its end it has no more frames, however often it is asked, as the bodies of hyper and
+/// http-body-util.
 pub struct BufferedBody<B: Body> {
     pub(super) chunks: Chunks,
     pub(super) trailers: Option<Box<HeaderMap>>,

@@ -14,6 +14,9 @@ use super::{BufferedBody, FromBuffered};
 /// For services whose body type cannot hold anything else, such as hyper's `Incoming` or
 /// `Full<Bytes>`. [`IdempotencyLayer::for_any_body`](crate::IdempotencyLayer::for_any_body)
 /// puts bodies into it.
+///
+/// After its end a body that was made again has no more frames, however often it is asked; one that
+/// is as it came does what it does by itself.
 pub struct GuardedBody<B: Body + Unpin>(Kind<B>);
 
 enum Kind<B: Body + Unpin> {

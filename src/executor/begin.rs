@@ -100,11 +100,6 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Whether there was no attempt at the record before.
-    fn is_first(&self) -> bool {
-        self.lease.attempt == 1
-    }
-
     pub(crate) const fn fingerprint(&self) -> Fingerprint {
         self.lease.identity.request
     }
@@ -238,12 +233,13 @@ impl<St: Store> Executor<St> {
         Attempt::new(key, &held.lease, held.alive.living(), self.store_address())
     }
 
-    /// The owner of the attempt that a request runs under, and whether it holds `key` here.
-    pub(crate) fn held_by(&self, attempt: &Attempt, key: &RecordKey) -> (Option<Owner>, bool) {
+    /// The owner of the attempt at `key` that a request runs under, if there is one, and whether
+    /// it holds it here.
+    pub(crate) fn held_by(&self, attempt: &Attempt, key: &RecordKey) -> Option<(Owner, bool)> {
+        let attempt = attempt.at(key)?;
         let is_here = attempt.store() == Some(self.store_address())
-            && attempt.key().record_key() == key
             && self.living_here().contains(attempt.owner());
-        (Some(attempt.owner()), is_here)
+        Some((attempt.owner(), is_here))
     }
 
     /// Tells the store from every other that is there.
@@ -273,7 +269,8 @@ impl<St: Store> Executor<St> {
         if self.reconciles(&held) {
             return Box::pin(self.reconcile(held, &claimant.key, stage)).await;
         }
-        let Some(earlier) = claimant.earlier.as_deref().filter(|_| held.is_first()) else {
+        // Also where an attempt was lost before: it may have died before it looked.
+        let Some(earlier) = claimant.earlier.as_deref() else {
             return Begun::Held(held);
         };
         match Box::pin(self.look_at_earlier(held, claimant, earlier)).await {
@@ -324,10 +321,14 @@ impl<St: Store> Executor<St> {
             lease: settings.lease,
             retention: settings.retention,
             clock_skew: settings.clock_skew,
-            take_over: !matches!(settings.orphan, Orphan::Hold),
+            take_over: !self.holds_orphans(),
             wants_waiter: false,
             liveness: Liveness::new(&self.shared.living),
         }
+    }
+
+    fn holds_orphans(&self) -> bool {
+        matches!(self.shared.settings.orphan, Orphan::Hold)
     }
 
     fn request_of<'a>(
@@ -397,6 +398,13 @@ impl<St: Store> Executor<St> {
                     lease,
                     waiter: None,
                 });
+            }
+            // That there is no room, or no time, for a run makes no difference to it.
+            (Decision::Orphaned, Record::InProgress(lease)) if self.holds_orphans() => {
+                Begun::Refused(Conflict::OutcomeUnknown {
+                    first_seen: lease.created_at,
+                    first_status: lease.first_status,
+                })
             }
             (Decision::CallerDiffers, _) => Begun::Refused(Conflict::CallerDiffers),
             (Decision::Reused, _) => Begun::Refused(Conflict::Reused),

@@ -40,6 +40,8 @@ pub(crate) enum Ending {
         answer: Recordable,
         retention: Option<Duration>,
     },
+    /// Its work was not begun. It is released, and those who wait for it claim it again.
+    NotBegun,
     /// It is released: the next request runs.
     NothingDone {
         /// The response as it would be recorded, for those who wait for this run.
@@ -77,29 +79,30 @@ impl Ending {
 
     /// Takes what those get who wait for the run in this process. An answer that completes the key
     /// is in its record.
-    pub(super) fn told(&mut self) -> Told {
-        match self {
+    /// `None`: nothing, and so they claim it again.
+    pub(super) fn told(&mut self) -> Option<Told> {
+        Some(match self {
+            Self::NotBegun => return None,
             Self::Final { .. } => Told {
-                is_unknown: false,
+                class: End::Final,
                 response: None,
             },
             Self::NothingDone { shared } => Told {
-                is_unknown: false,
+                class: End::NothingDone,
                 response: shared.take(),
             },
             Self::Unknown { shared, .. } => Told {
-                is_unknown: true,
+                class: End::Unknown,
                 response: shared.take(),
             },
-        }
+        })
     }
 }
 
 /// The end of a run, for those who wait for it in this process.
 #[derive(Debug)]
 pub(super) struct Told {
-    /// Whether the work may have been done.
-    is_unknown: bool,
+    class: End,
     /// The response in its recorded form; `None` when there is none, or when it was too large.
     response: Option<Bytes>,
 }
@@ -290,18 +293,22 @@ impl<St: Store> Executor<St> {
             (Ended::As(..), Write::Release(_)) => Some(match told.response {
                 Some(response) => What::Response(response),
                 None => What::Nothing {
-                    is_unknown: told.is_unknown,
+                    class: match (write, &self.shared.settings.orphan) {
+                        // The business system was asked, and has said so.
+                        (Write::Release(Release::Free), Orphan::Reconcile(_)) => End::NothingDone,
+                        _ => told.class,
+                    },
                 },
             }),
         }
     }
 
     /// Ends an attempt whose lease ended so, and gives its end to those who wait for it.
-    pub(super) fn leave(&self, held: Held, write: &Write, ended: &Ended, told: Told) {
+    pub(super) fn leave(&self, held: Held, write: &Write, ended: &Ended, told: Option<Told>) {
         let Held { lease, alive, .. } = held;
         alive.leave(|| {
-            self.shared_end(&lease, write, ended, told)
-                .map(|what| SharedEnd::of(&lease, what))
+            let what = self.shared_end(&lease, write, ended, told?)?;
+            Some(SharedEnd::of(&lease, what))
         });
     }
 
@@ -331,7 +338,7 @@ impl<St: Store> Executor<St> {
     pub(super) fn write_for(&self, ending: Ending) -> Result<Write, Asking> {
         Ok(match ending {
             Ending::Final { answer, retention } => self.record(answer, retention),
-            Ending::NothingDone { .. } => Write::Release(Release::Free),
+            Ending::NotBegun | Ending::NothingDone { .. } => Write::Release(Release::Free),
             Ending::Unknown { status, .. } => match &self.shared.settings.orphan {
                 Orphan::Retake => Write::Release(Release::Free),
                 Orphan::Hold => Write::Release(self.as_orphan(status)),
@@ -388,10 +395,7 @@ impl<St: Store> Executor<St> {
         }
         let error = match tried {
             Ok(ended) => {
-                match told {
-                    Some(told) => self.leave(held, &write, &ended, told),
-                    None => drop(held),
-                }
+                self.leave(held, &write, &ended, told);
                 return ended;
             }
             Err(error) => error,

@@ -423,7 +423,11 @@ impl<St: Store> Executor<St> {
                 }
                 Begun::Completed(completed) => replayed(&completed.payload),
                 // Results that are not recorded are not shared.
-                Begun::Shared(_) => Err(Conflict::NothingDone.into()),
+                Begun::Shared(end) => Err(Conflict::Ended {
+                    class: End::Unknown,
+                    first_seen: end.first_seen,
+                }
+                .into()),
                 Begun::Refused(conflict) => Err(conflict.into()),
                 // It names no attempt that it runs under.
                 Begun::Within => Err(Conflict::Left.into()),

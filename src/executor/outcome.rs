@@ -1,13 +1,16 @@
 //! What those who run something see: the attempt, its result, or why there is none.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use http::Extensions;
 
 use super::living::{Flags, Living};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
-use crate::key::IdempotencyKey;
+use crate::key::{IdempotencyKey, RecordKey};
 use crate::policy::End;
 use crate::record::{FencingToken, Lease, Owner};
 
@@ -24,6 +27,8 @@ pub struct Attempt {
     living: Living,
     /// The address of the store that its lease is in; `None` when it has no lease.
     store: Option<usize>,
+    /// The attempt of a layer further out that its request runs under, too.
+    outer: Option<Arc<Attempt>>,
 }
 
 impl Attempt {
@@ -37,6 +42,7 @@ impl Attempt {
             owner: lease.owner,
             living,
             store: Some(store),
+            outer: None,
         }
     }
 
@@ -57,6 +63,28 @@ impl Attempt {
             owner,
             living,
             store: None,
+            outer: None,
+        }
+    }
+
+    /// Puts it into a request that goes on to its handler. An attempt that is there already stays
+    /// known.
+    pub(crate) fn put_into(self, extensions: &mut Extensions) {
+        if let Some(outer) = extensions.insert(self)
+            && let Some(attempt) = extensions.get_mut::<Self>()
+        {
+            attempt.outer = Some(Arc::new(outer));
+        }
+    }
+
+    /// The attempt at the record `key` that its request runs under: this one, or one further out.
+    pub(super) fn at(&self, key: &RecordKey) -> Option<&Self> {
+        let mut attempt = self;
+        loop {
+            if attempt.key.record_key() == key {
+                return Some(attempt);
+            }
+            attempt = attempt.outer.as_deref()?;
         }
     }
 
@@ -219,7 +247,8 @@ pub enum RunError<E> {
     /// The key was recorded under settings that this process does not know. Another may.
     SettingsChanged,
     /// The run that this call [waited for](crate::Executor::wait_for_in_flight) ended without a
-    /// result, and its end is of this class.
+    /// result, and its end is of this class. One who waits shares the end that it waited for, and
+    /// does not run in its place; the next call does.
     Ended(End),
     /// The work was done, but its lease was lost meanwhile: the key has gone to another run, whose
     /// result is the key's. Ask again for that.
@@ -355,7 +384,7 @@ impl<E> From<Conflict> for RunError<E> {
             Conflict::SettingsChanged => Self::SettingsChanged,
             Conflict::LeaseLost => Self::LeaseLost,
             Conflict::NotRecorded => Self::NotRecorded,
-            Conflict::NothingDone => Self::Ended(End::NothingDone),
+            Conflict::Ended { class, .. } => Self::Ended(class),
             Conflict::KeyOfRequest => Self::KeyOfRequest,
             Conflict::TooManyRuns => Self::TooManyRuns,
             // Nobody is there to see it.
@@ -391,8 +420,11 @@ pub(crate) enum Conflict {
     LeaseLost,
     /// The work was done; its answer is withheld until the store has it.
     NotRecorded,
-    /// The run that was waited for did nothing, and there is nothing of it to share.
-    NothingDone,
+    /// The run that was waited for ended without an answer to share, and the next request runs.
+    Ended {
+        class: End,
+        first_seen: Timestamp,
+    },
     /// Work that is not an HTTP request has the key of one that is in flight.
     KeyOfRequest,
     TooManyRuns,

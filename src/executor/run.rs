@@ -128,7 +128,7 @@ async fn settle<V, St: Store>(
     outcome: Result<V, Panic>,
     is_answer: bool,
     write: Result<Write, Asking>,
-    told: Told,
+    told: Option<Told>,
 ) -> Settled<V> {
     let Leased { held, key } = leased;
     let created_at = held.lease.created_at;
@@ -136,6 +136,6 @@ async fn settle<V, St: Store>(
         Ok(write) => write,
         Err(asking) => executor.asked_write(&key, &held.lease, asking).await,
     };
-    let ended = executor.end(held, write, Some(told)).await;
+    let ended = executor.end(held, write, told).await;
     executor.settled(outcome, is_answer, ended, created_at)
 }

@@ -16,7 +16,7 @@ use super::begin::{Begun, Claimant, Held, InFlight, jittered};
 use super::{Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::key::RecordKey;
-use crate::policy::Orphan;
+use crate::policy::{End, Orphan};
 use crate::record::{Completed, Identity, Lease, Record};
 use crate::store::Store;
 
@@ -52,8 +52,8 @@ pub(crate) enum What {
     /// There is nothing that could be shared: the run panicked, failed, or its response was not
     /// read to its end.
     Nothing {
-        /// Whether the work may have been done.
-        is_unknown: bool,
+        /// [`End::NothingDone`] or [`End::Unknown`].
+        class: End,
     },
 }
 
@@ -225,17 +225,19 @@ impl<St: Store> Executor<St> {
         if !claimant.is_for(&end.identity) {
             return None;
         }
-        let holds = matches!(self.shared.settings.orphan, Orphan::Hold);
-        Some(match end.what {
-            What::Recorded(completed) => Begun::Completed(completed),
-            What::Response(_) => Begun::Shared(end),
+        let first_seen = end.first_seen;
+        let class = match end.what {
+            What::Recorded(completed) => return Some(Begun::Completed(completed)),
+            What::Response(_) => return Some(Begun::Shared(end)),
+            What::Nothing { class } => class,
+        };
+        let conflict = match (&self.shared.settings.orphan, class) {
             // The record says for how long it is held.
-            What::Nothing { is_unknown: true } if holds => return None,
-            What::Nothing { is_unknown: true } => Begun::Refused(Conflict::OutcomeUnknownYet {
-                first_seen: end.first_seen,
-            }),
-            What::Nothing { is_unknown: false } => Begun::Refused(Conflict::NothingDone),
-        })
+            (Orphan::Hold, End::Unknown) => return None,
+            (Orphan::Reconcile(_), End::Unknown) => Conflict::OutcomeUnknownYet { first_seen },
+            (_, class) => Conflict::Ended { class, first_seen },
+        };
+        Some(Begun::Refused(conflict))
     }
 
     /// Looks until a run elsewhere has ended, its lease has lapsed, or `patience` is over.

@@ -22,9 +22,11 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::executor::Conflict;
 use crate::key::InvalidKey;
 use crate::outcome::IDEMPOTENCY_REFUSED;
-use crate::policy::Summary;
+use crate::policy::{End, Summary};
 use crate::record::Owner;
 use crate::scratch;
+
+const IN_PROGRESS: &str = "the first request with this idempotency key is still being executed";
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -104,6 +106,11 @@ impl Refusal {
             RefusalReason::StoreBroken,
             "the request was not executed, because two services on its way claim the same idempotency record",
         )
+    }
+
+    /// Whether it is what each duplicate of a run in flight gets.
+    fn is_of_duplicate(&self) -> bool {
+        self.reason == RefusalReason::InProgress && self.detail == IN_PROGRESS
     }
 
     /// Whose attempt is in progress, where that is known.
@@ -339,10 +346,7 @@ impl From<Conflict> for Refusal {
                 return Self {
                     retry_after: Some(retry_after),
                     holder: owner,
-                    ..Self::new(
-                        RefusalReason::InProgress,
-                        "the first request with this idempotency key is still being executed",
-                    )
+                    ..Self::new(RefusalReason::InProgress, IN_PROGRESS)
                 };
             }
             Conflict::OutcomeUnknown {
@@ -368,10 +372,25 @@ impl From<Conflict> for Refusal {
                 "the request was not executed, because this idempotency key was first used under other settings of the service",
                 Some(Duration::from_secs(1)),
             ),
-            // Of requests, this is not said.
-            Conflict::NothingDone | Conflict::KeyOfRequest => (
+            Conflict::Ended {
+                class: End::Unknown,
+                first_seen,
+            } => {
+                let detail = "an earlier request with this idempotency key ended without a response, and whether it was carried out is not known; a request that is sent now may be carried out";
+                return Self {
+                    retry_after: Some(Duration::from_secs(1)),
+                    ..Self::new(RefusalReason::OutcomeUnknown, detail).with_first_seen(first_seen)
+                };
+            }
+            Conflict::Ended { .. } => (
                 RefusalReason::InProgress,
-                "the request with this idempotency key that this one waited for was not carried out, and there is no response of it to share",
+                "an earlier request with this idempotency key was in progress, and has ended meanwhile without being carried out; send this request again to have it carried out",
+                Some(Duration::from_secs(1)),
+            ),
+            // Of requests, this is not said.
+            Conflict::KeyOfRequest => (
+                RefusalReason::InProgress,
+                IN_PROGRESS,
                 Some(Duration::from_secs(1)),
             ),
             Conflict::LeaseLost => (

@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
 use http::request::Parts;
 use http::{HeaderValue, Response, Version};
 
-use super::{Refusal, RefusalReason};
+use super::Refusal;
 use crate::outcome::IDEMPOTENCY_REFUSED;
 
 /// Where the types of problems are described, unless a base is set: a section of this crate's
@@ -79,7 +79,7 @@ impl Responder {
             Self::Problem {
                 type_base,
                 in_progress,
-            } if refusal.reason() == RefusalReason::InProgress => {
+            } if refusal.is_of_duplicate() => {
                 let problem = in_progress.get_or_init(|| refusal.problem(type_base));
                 refusal.with_problem(problem.clone())
             }

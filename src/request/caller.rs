@@ -317,15 +317,17 @@ fn feed_certificates(fields: &Fields<'_>, digest: &mut Digest) {
         .lines(FORWARDED_CERT_SLOT)
         .flat_map(|line| signed::split(line, b','))
     {
-        let mut subjects = subjects_of(certificate, "uri");
+        let (mut kind, mut subjects) = (1, subjects_of(certificate, "uri"));
         if subjects.is_empty() {
-            subjects = subjects_of(certificate, "subject");
+            (kind, subjects) = (2, subjects_of(certificate, "subject"));
         }
         // One that names nobody counts as a whole.
         if subjects.is_empty() {
-            subjects.push(Cow::Borrowed(certificate));
+            (kind, subjects) = (3, vec![Cow::Borrowed(certificate)]);
         }
         digest.count(subjects.len());
+        // The subject of one is not the URI of another.
+        digest.tag(kind);
         for subject in subjects {
             digest.field(&subject);
         }
@@ -668,6 +670,8 @@ mod tests {
         assert!(!differ(&recipe, &two, &lines));
         assert!(differ(&recipe, &two, &cert("URI=u;URI=v")));
         assert!(differ(&recipe, &cert("Hash=a"), &cert("Hash=b")));
+        // A subject is no URI, whatever a certificate says.
+        assert!(differ(&recipe, &cert("URI=CN=a"), &cert("Subject=CN=a")));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use crate::digest::Digest;
 
 /// Names of cookies that identify nobody, in order; one that ends in `*` stands for all that begin
-/// like it.
+/// like it, unless what follows has a word like `session`, `auth`, `token` or `user` in it: then an
+/// application has named a cookie of its own like this.
 ///
 /// They are set by load balancers, bot protection, analytics, consent banners and protection
 /// against request forgery, often anew at each response, so that a retry comes with other values.
@@ -115,7 +116,8 @@ pub const UNIDENTIFYING_COOKIES: &[&str] = &[
     "_hjAbsoluteSessionInProgress",
     "_hjFirstSeen",
     "_hjIncludedIn*",
-    "_hjSession*",
+    "_hjSessionUser_*",
+    "_hjSession_*",
     "_hjTLDTest",
     "_hjid",
     // Matomo, https://matomo.org/faq/general/faq_146/
@@ -213,9 +215,23 @@ pub(super) fn is_unidentifying(name: &[u8]) -> bool {
         .map(|pattern| pattern.as_bytes())
         .take_while(|pattern| pattern.starts_with(start))
         .any(|pattern| match pattern.strip_suffix(b"*") {
-            Some(prefix) => name.starts_with(prefix),
+            Some(prefix) => name
+                .strip_prefix(prefix)
+                .is_some_and(|rest| !is_telling(rest)),
             None => name == pattern,
         })
+}
+
+/// Whether the rest of a name says that the cookie is an application's own, such as
+/// `_gat_session`. One too many costs a refusal; one too few, somebody else's response.
+fn is_telling(rest: &[u8]) -> bool {
+    const WORDS: [&[u8]; 8] = [
+        b"account", b"auth", b"jwt", b"login", b"sess", b"sid", b"token", b"user",
+    ];
+    WORDS.iter().any(|word| {
+        rest.windows(word.len())
+            .any(|part| part.eq_ignore_ascii_case(word))
+    })
 }
 
 /// A cookie of a request.

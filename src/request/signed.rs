@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::digest::Digest;
-use crate::fields::unquote;
+use crate::fields::{percent_decoded, unquote};
 
 /// A scheme that signs each request anew, and how it names who signs.
 struct Scheme {
@@ -149,8 +149,9 @@ impl<'a> Signer<'a> {
 pub(super) fn presigner(query: &str) -> Option<Cow<'_, str>> {
     let mut credentials = query.split('&').filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;
-        (name.eq_ignore_ascii_case("x-amz-credential")
-            || name.eq_ignore_ascii_case("x-goog-credential"))
+        let name = percent_decoded(name.as_bytes());
+        (name.eq_ignore_ascii_case(b"x-amz-credential")
+            || name.eq_ignore_ascii_case(b"x-goog-credential"))
         .then_some(value)
     });
     let credential = credentials.next()?;
@@ -360,6 +361,10 @@ mod tests {
         assert_eq!(
             of("X-Goog-Credential=me@x/2026/auto").as_deref(),
             Some("me@x")
+        );
+        assert_eq!(
+            of("X%2DAmz%2dCredential=AKIA1%2F2026").as_deref(),
+            Some("AKIA1")
         );
         for query in [
             "",

@@ -12,6 +12,7 @@ use crate::executor::{Conflict, Settled, SharedEnd, What};
 use crate::outcome::{
     IDEMPOTENCY_HOLDER, IDEMPOTENCY_UNPROTECTED, IDEMPOTENT_REPLAYED, Outcome, mark, report_times,
 };
+use crate::policy::End;
 use crate::problem::{Kept, Refusal, RefusalReason};
 use crate::record::{Completed, Owner};
 use crate::response::{Answer, StoredResponse};
@@ -74,7 +75,7 @@ impl<St: Store> Shared<St> {
         let payload = match &end.what {
             What::Response(payload) => payload,
             What::Recorded(completed) => return self.replay(completed, asked),
-            What::Nothing { .. } => return self.refuse(&Conflict::NothingDone.into(), asked),
+            What::Nothing { class } => return self.refuse(&ended(*class, end).into(), asked),
         };
         match Answer::decode(payload) {
             Ok(Answer::Response(stored)) => {
@@ -82,7 +83,7 @@ impl<St: Store> Shared<St> {
                 mark(response.headers_mut(), IDEMPOTENT_REPLAYED, TRUE);
                 self.told(response, Outcome::Replayed)
             }
-            _ => self.refuse(&Conflict::NothingDone.into(), asked),
+            _ => self.refuse(&ended(End::Unknown, end).into(), asked),
         }
     }
 
@@ -197,6 +198,14 @@ fn tag(owner: Owner) -> HeaderValue {
     digest.raw(owner.as_bytes());
     let tag = hex(&digest.finish()[..8]);
     HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Why one who waited gets no response.
+const fn ended(class: End, end: &SharedEnd) -> Conflict {
+    Conflict::Ended {
+        class,
+        first_seen: end.first_seen,
+    }
 }
 
 fn made_again<RB: FromBuffered>(stored: StoredResponse) -> Response<RB> {

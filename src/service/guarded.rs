@@ -156,10 +156,10 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         let parts = identified.parts();
         let (record_key, identity) = (&identified.record_key, identified.identity);
         let attempt = self.parts.extensions.get::<Attempt>();
-        let within = match attempt.map(|attempt| executor.held_by(attempt, record_key)) {
+        let within = match attempt.and_then(|attempt| executor.held_by(attempt, record_key)) {
             // A layer outside of this one guards the request already.
             Some((_, true)) => return Ok(Decided::Goes(Goes::Passing)),
-            Some((owner, false)) => owner,
+            Some((owner, false)) => Some(owner),
             None => None,
         };
         let earlier = identification.identify_earlier(&identified, &self.parts, self.read.chunks());
@@ -387,7 +387,7 @@ where
     stage.may_hold();
     let Unprotected { attempt, counted } = open;
     let mut request = Request::from_parts(parts, body);
-    request.extensions_mut().insert(attempt);
+    attempt.put_into(request.extensions_mut());
     let response = inner.call(request).await;
     drop(counted);
     response.map(|response| shared.unprotected(response))

@@ -28,9 +28,6 @@ use crate::response::{Answer, encode_response};
 use crate::settings::Shared;
 use crate::store::Store;
 
-/// How a lease ends whose work was not begun.
-const NOT_BEGUN: Ending = Ending::NothingDone { shared: None };
-
 /// How long a response is read that nobody waits for any more.
 const LONGEST_UNWANTED: Duration = Duration::from_secs(60);
 
@@ -116,7 +113,7 @@ where
         let kept = shared.settings.responder.keep(&parts);
         let mut request = Request::from_parts(parts, body);
         let attempt = shared.executor.attempt(&held, key.clone());
-        request.extensions_mut().insert(attempt);
+        attempt.put_into(request.extensions_mut());
         let called = catch_unwind(AssertUnwindSafe(|| {
             // Nobody is woken by this; if it is not ready, it is asked again at once.
             match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
@@ -200,7 +197,7 @@ where
         let response = match this.state.as_mut().project() {
             StateProjection::Waiting { .. } => return Poll::Pending,
             StateProjection::NotCalled { instead } => match instead.take() {
-                Some(instead) => return Poll::Ready(Finished::new(instead, NOT_BEGUN)),
+                Some(instead) => return Poll::Ready(Finished::new(instead, Ending::NotBegun)),
                 None => return Poll::Pending,
             },
             StateProjection::Calling { future } => {
@@ -233,7 +230,8 @@ where
         if shared.is_met_again(&response, owner) {
             let refusal = Refusal::shared_record();
             let refused = shared.refuse(&refusal, Asked::Given(this.kept));
-            return Poll::Ready(Finished::new(Ok(refused), NOT_BEGUN));
+            let ending = Ending::without_response(End::NothingDone);
+            return Poll::Ready(Finished::new(Ok(refused), ending));
         }
         let (parts, body) = response.into_parts();
         let recording = &shared.settings.recording;

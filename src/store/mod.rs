@@ -80,6 +80,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Moves the deadline of a lease and the expiry of its record, and never back: a renewal that
     /// is overtaken by a later one on its way, or delivered twice, is [`Fenced::Applied`] and takes
     /// nothing from the lease.
+    ///
+    /// One thread of a process renews the leases of all its executors. A future that blocks its
+    /// thread, instead of waiting, holds up the renewals of all of them: a client that blocks
+    /// belongs into [`tokio::task::spawn_blocking`].
     fn renew(
         &self,
         lease: &Lease,

@@ -1,6 +1,7 @@
 //! The contract: what clients see of services behind the layer, over real sockets,
 //! for axum and for hyper, over HTTP/1.1 and HTTP/2.
 
+mod application_panics;
 mod blocked;
 mod carried;
 mod composition;

@@ -110,6 +110,35 @@ async fn a_layer_for_another_record_claims_it_for_itself() {
 }
 
 #[tokio::test]
+async fn a_layer_of_another_record_between_two_of_one_changes_nothing() {
+    const LONG: Duration = Duration::from_secs(20);
+    for is_same_handle in [true, false] {
+        for wait in [Duration::ZERO, LONG] {
+            let store = MemoryStore::new();
+            let layer = || IdempotencyLayer::new(store.clone()).wait_for_in_flight(wait);
+            let outermost = layer();
+            let innermost = match is_same_handle {
+                true => outermost.clone(),
+                false => layer(),
+            };
+            let runs = Runs::default();
+            let stack = ServiceBuilder::new()
+                .layer(outermost)
+                .layer(layer().namespace("between"))
+                .layer(layer().namespace("further in"))
+                .layer(innermost)
+                .service(service(runs.numbered()));
+            for _ in 0..2 {
+                let response = stack.clone().oneshot(request("k")).await;
+                let answer = read_body(response.expect("it never fails")).await;
+                assert_eq!(answer, "run 1");
+            }
+            assert_eq!(runs.count(), 1);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_attempt_that_has_ended_lets_nobody_pass() {
     for is_same_handle in [true, false] {
         let store = MemoryStore::new();

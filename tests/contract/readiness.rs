@@ -123,6 +123,71 @@ async fn goes_while_it_waits<St: Store>(layer: &IdempotencyLayer<St>) {
 }
 
 #[tokio::test]
+async fn a_retry_runs_when_the_one_it_waited_for_never_began() {
+    for orphan in [Orphan::Retake, Orphan::Hold] {
+        let store = FaultyStore::new();
+        let layer = IdempotencyLayer::new(store.clone())
+            .orphan(orphan)
+            .wait_for_in_flight(30 * SECOND);
+        let (handle, runs) = (layer.handle(), Runs::default());
+        let stack = direct(
+            ServiceBuilder::new()
+                .layer(layer)
+                .layer(GlobalConcurrencyLimitLayer::new(1))
+                .service(service(runs.gated())),
+        );
+        let other = spawn(&stack, request("other"));
+        runs.gate().arrived().await;
+        let gone = spawn(&stack, request("k"));
+        eventually(async || handle.in_flight() == 2).await;
+        let retries = [(); 5].map(|()| spawn(&stack, request("k")));
+        eventually(async || store.waiting() == 5).await;
+        gone.abort();
+        eventually(async || store.claims() > 2 + 5).await;
+        runs.gate().open_for_good();
+        assert_eq!(other.await.expect("no panic"), "run 1");
+        let mut ran = 0;
+        for retry in retries {
+            let answer = retry.await.expect("no panic");
+            assert_eq!(answer.trim_start_matches("replayed: "), "run 2");
+            ran += usize::from(answer == "run 2");
+        }
+        assert_eq!((ran, runs.count()), (1, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_no_capacity_that_nobody_wants() {
+    let layer = layer().orphan(Orphan::Hold);
+    let (handle, runs) = (layer.handle(), Runs::default());
+    let stack = direct(
+        ServiceBuilder::new()
+            .layer(layer)
+            .layer(GlobalConcurrencyLimitLayer::new(1))
+            .service(service(runs.gated())),
+    );
+    let other = spawn(&stack, request("other"));
+    runs.gate().arrived().await;
+    let wanted = spawn(&stack, request("wanted"));
+    let gone = spawn(&stack, request("gone"));
+    eventually(async || handle.in_flight() == 3).await;
+    let shutdown = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.shutdown().await }
+    });
+    gone.abort();
+    eventually(async || handle.in_flight() == 2).await;
+    assert!(!shutdown.is_finished());
+    runs.gate().open_for_good();
+    // What was claimed before is run to its end.
+    assert_eq!(other.await.expect("no panic"), "run 1");
+    assert_eq!(wanted.await.expect("no panic"), "run 2");
+    shutdown.await.expect("no panic");
+    assert_eq!(answer(&stack, request("gone")).await, "shutting-down");
+    assert_eq!(runs.count(), 2);
+}
+
+#[tokio::test]
 async fn a_buffer_within_is_asked_by_those_who_run() {
     let runs = Runs::default();
     let stack = direct(

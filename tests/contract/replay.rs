@@ -258,3 +258,45 @@ async fn which_fields_are_not_stored_can_be_set() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn answers_without_a_body_come_again_as_they_were() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let handler = runs.answering(|request, _| {
+            let status: u16 = request.uri().path()[1..].parse().expect("a status");
+            let mut response = Response::new(empty());
+            *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+            let headers = response.headers_mut();
+            headers.insert("etag", HeaderValue::from_static("\"a\""));
+            if request.method() == http::Method::HEAD {
+                headers.insert("content-length", HeaderValue::from_static("1234"));
+            }
+            response
+        });
+        let recording = tower_idempotency::Recording::default().also_final([304]);
+        let layer = layer()
+            .methods([http::Method::HEAD, http::Method::PUT])
+            .recording(recording);
+        let server = case.serve(&layer, handler).await;
+        for (number, (method, path)) in (1..).zip([
+            (http::Method::PUT, "/204"),
+            (http::Method::PUT, "/205"),
+            (http::Method::PUT, "/304"),
+            (http::Method::HEAD, "/200"),
+        ]) {
+            let call = || server.call(method.clone(), path).key("k").send();
+            let (mut first, mut again) = (call().await, call().await);
+            assert_eq!(runs.count(), number, "{method} {path}");
+            assert!(again.is_replayed());
+            again.headers.remove("idempotent-replayed");
+            for answer in [&mut first, &mut again] {
+                answer.headers.remove("date");
+            }
+            assert_eq!(again.status, first.status);
+            assert_eq!(again.headers, first.headers, "{method} {path}");
+            assert!(again.body.is_empty());
+        }
+    })
+    .await;
+}

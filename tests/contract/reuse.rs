@@ -442,6 +442,12 @@ async fn cookies_that_identify_nobody_may_change() {
             &["sid=1; theme=dark"][..],
             &["theme=dark; sid=1; AWSALB=x2; XSRF-TOKEN=y2; __cf_bm=z"],
             &["theme=dark", "sid=1", "_gid=1"],
+            &[
+                "theme=dark",
+                "sid=1",
+                "_ga_AB12CD34EF=GS1.1",
+                "_gat_UA-1-2=1",
+            ],
         ] {
             call(lines).send().await.replayed("run 1");
         }
@@ -917,6 +923,125 @@ async fn a_layer_that_knows_no_caller_says_so_once() {
         let call = server.post("/a").key("k").header("x-tenant", "t");
         call.send().await.ran("run 1");
         assert_eq!(log.count("WARN", "without any credential"), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_named_like_a_cookie_of_analytics_counts() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let names = [
+            "_gat_session",
+            "_ga_auth",
+            "AMP_SESSIONID",
+            "_vwo_user",
+            "csrf-token_jwt",
+        ];
+        for (number, name) in (1..).zip(names) {
+            let call = |value: &str| {
+                let call = server.post("/a").key(name).body("x");
+                call.header("cookie", format!("{name}={value}")).send()
+            };
+            call("a").await.ran(&format!("run {number}"));
+            call("b").await.refused(422, "caller-differs");
+            call("a").await.replayed(&format!("run {number}"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_caller_learns_nothing_whatever_became_of_the_key() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let gate = runs.gate().clone();
+        let handler = runs.running(move |request, _| {
+            let gate = gate.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                if path == "/runs" {
+                    gate.pass().await;
+                }
+                let mut response = crate::support::text("done");
+                if path == "/held" {
+                    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+                }
+                response
+            }
+        });
+        let layer = layer()
+            .orphan(tower_idempotency::Orphan::Hold)
+            .report_times(true)
+            .wait_for_in_flight(std::time::Duration::from_secs(20));
+        let server = case.serve(&layer, handler).await;
+        let call = |path: &str, caller: &'static str, body: &'static str| {
+            let call = server.post(path).key("k").body(body);
+            call.header("authorization", caller)
+        };
+        let running = call("/runs", "Bearer a", "x").spawn();
+        runs.gate().arrived().await;
+        call("/done", "Bearer a", "x").send().await;
+        call("/held", "Bearer a", "x").send().await;
+        let mut seen = Vec::new();
+        for path in ["/runs", "/done", "/held"] {
+            for body in ["x", "y"] {
+                let mut answer = call(path, "Bearer b", body).send().await;
+                answer.refused(422, "caller-differs");
+                answer.headers.remove("date");
+                seen.push(answer);
+            }
+        }
+        for answer in &seen {
+            assert_eq!(answer.body, seen[0].body);
+            assert_eq!(answer.headers, seen[0].headers);
+            assert_eq!(answer.retry_after(), None);
+            assert!(!answer.headers.contains_key("idempotency-holder"));
+        }
+        runs.gate().open();
+        running.await.expect("no panic").ran("done");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nodes_that_name_a_key_either_way_never_run_it_beside_each_other() {
+    for_each_stack(|case| async move {
+        let store = MemoryStore::new();
+        let layer = || IdempotencyLayer::new(store.clone());
+        let runs = Runs::default();
+        let new_name = || Naming::new().namespace("payments");
+        let before = layer().previously(new_name());
+        let after = layer().namespace("payments").previously(Naming::new());
+        let nodes = nodes(case, &runs, [before, after]).await;
+        for (number, [one, other]) in [[0, 1], [1, 0]].into_iter().enumerate() {
+            let call = |node: usize| {
+                let call = nodes[node].post("/a").body("x");
+                call.key(["k", "l"][number])
+            };
+            let first = call(one).spawn();
+            runs.gate().arrived().await;
+            call(other).send().await.refused(409, "in-progress");
+            runs.gate().open();
+            let run = format!("run {}", number + 1);
+            first.await.expect("no panic").ran(&run);
+            call(other).send().await.replayed(&run);
+            call(one).send().await.replayed(&run);
+        }
+        runs.gate().open_for_good();
+        for round in 0..30 {
+            let before = runs.count();
+            let call = |node: usize| {
+                let key = format!("race {round}");
+                let key = format!("\"{key}\"");
+                nodes[node].post("/a").body("x").key(&key).spawn()
+            };
+            let (one, other) = (call(0), call(1));
+            one.await.expect("no panic");
+            other.await.expect("no panic");
+            assert!(runs.count() <= before + 1, "round {round}");
+        }
     })
     .await;
 }

@@ -198,10 +198,24 @@ async fn a_response_that_is_too_large_to_share_is_not_waited_for_in_vain() {
         assert_eq!((first.status.as_u16(), first.body), (429, "run 1".into()));
         for duplicate in duplicates {
             let duplicate = duplicate.await.expect("no panic");
-            duplicate.refused(409, "in-progress");
+            let problem = duplicate.refused(409, "in-progress");
+            let detail = problem["detail"].as_str().expect("a text");
+            assert!(detail.contains("send this request again"), "{detail}");
             assert_eq!(duplicate.retry_after(), Some("1"));
         }
         assert_eq!(runs.count(), 1);
+        // It is no longer so for the duplicates of the next run.
+        let layer = layer.wait_for_in_flight(Duration::ZERO);
+        let runs = Runs::default();
+        let server = case.serve(&layer, runs.gated()).await;
+        let first = server.post("/a").key("l").spawn();
+        runs.gate().arrived().await;
+        let problem = server.post("/a").key("l").send().await;
+        let problem = problem.refused(409, "in-progress");
+        let detail = problem["detail"].as_str().expect("a text");
+        assert!(detail.contains("still being executed"), "{detail}");
+        runs.gate().open();
+        first.await.expect("no panic").ran("run 1");
     })
     .await;
 }

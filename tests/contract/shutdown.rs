@@ -1,6 +1,9 @@
 //! The handle that ends new runs, and the bound on how many there are.
 
-use crate::support::{Runs, eventually, for_each_stack, layer};
+use http::{Response, StatusCode};
+use tower_idempotency::Orphan;
+
+use crate::support::{Runs, empty, eventually, for_each_stack, layer};
 
 #[tokio::test]
 async fn shutdown_waits_for_a_run_whose_client_has_gone() {
@@ -105,6 +108,45 @@ async fn too_many_runs_are_refused_and_the_rest_is_served() {
         running.await.expect("no panic").ran("run 3");
         layer.handle().idle().await;
         server.post("/a").key("new").send().await.ran("run 4");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_held_key_is_told_to_be_held_when_nothing_may_run() {
+    for_each_stack(|case| async move {
+        for is_closed in [true, false] {
+            let layer = layer().orphan(Orphan::Hold).max_runs(1);
+            let runs = Runs::default();
+            let gate = runs.gate().clone();
+            let server = case
+                .serve(
+                    &layer,
+                    runs.running(move |_, number| {
+                        let gate = gate.clone();
+                        async move {
+                            if number > 1 {
+                                gate.pass().await;
+                            }
+                            let mut response = Response::new(empty());
+                            *response.status_mut() = StatusCode::BAD_GATEWAY;
+                            response
+                        }
+                    }),
+                )
+                .await;
+            assert_eq!(server.post("/a").key("k").send().await.status, 502);
+            let running = server.post("/a").key("other").spawn();
+            runs.gate().arrived().await;
+            if is_closed {
+                layer.handle().close();
+            }
+            let problem = server.post("/a").key("k").send().await;
+            let problem = problem.refused(409, "outcome-unknown");
+            assert_eq!(problem["first_status"], 502);
+            runs.gate().open();
+            assert_eq!(running.await.expect("no panic").status, 502);
+        }
     })
     .await;
 }

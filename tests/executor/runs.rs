@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tower_idempotency::store::Store;
 use tower_idempotency::testing::{Call, Fault};
-use tower_idempotency::{Fingerprint, IdempotencyKey, Ran, RunError};
+use tower_idempotency::{
+    Answer, End, Fingerprint, IdempotencyKey, Orphan, Ran, Reconciled, RunError,
+};
 
 use crate::support::{
     LEASE, RETENTION, SKEW, Work, eventually, faulty, fingerprint, in_memory, key, settle,
@@ -110,30 +112,50 @@ async fn waiting_ends_when_patience_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_waits_runs_when_the_first_gives_the_key_back() {
-    let executor = in_memory().wait_for_in_flight(Duration::from_secs(60));
-    let work = Work::slow();
-    let first = tokio::spawn({
-        let executor = executor.clone();
-        async move {
-            let fails = || async {
-                tokio::time::sleep(Duration::from_secs(3)).await;
-                Err::<u32, _>("failed")
-            };
-            executor.run(&key(), fingerprint(), fails).await
-        }
-    });
-    settle().await;
-    work.end_one();
-    let second = work.under(&executor).await;
-    assert!(matches!(second, Ok(Ran::Executed(1))), "{second:?}");
-    assert!(matches!(
-        first.await,
-        Ok(Err(RunError::Work {
-            error: "failed",
-            ..
-        }))
-    ));
+async fn one_who_waits_shares_the_end_of_the_run_it_waited_for() {
+    type Shares = fn(&RunError<&'static str>) -> bool;
+    let held: Shares = |error| matches!(error, RunError::OutcomeUnknown { retry_after, .. } if retry_after.is_none());
+    let yet: Shares = |error| matches!(error, RunError::OutcomeUnknown { retry_after, .. } if retry_after.is_some());
+    let unknown: Shares = |error| matches!(error, RunError::Ended(End::Unknown));
+    let nothing: Shares = |error| matches!(error, RunError::Ended(End::NothingDone));
+    let asked = |reconciled: Reconciled<Answer>| {
+        Orphan::reconcile(move |_| std::future::ready(reconciled.clone()))
+    };
+    let cases = [
+        (Orphan::Retake, End::Unknown, unknown, true),
+        (Orphan::Retake, End::NothingDone, nothing, true),
+        (Orphan::Hold, End::NothingDone, nothing, true),
+        (Orphan::Hold, End::Unknown, held, false),
+        (asked(Reconciled::Unknown), End::Unknown, yet, true),
+        (asked(Reconciled::NotExecuted), End::Unknown, nothing, true),
+    ];
+    for (at, (orphan, class, shares, runs_next)) in cases.into_iter().enumerate() {
+        let executor = in_memory()
+            .orphan(orphan)
+            .classify_error(move |_: &&'static str| class)
+            .wait_for_in_flight(Duration::from_secs(60));
+        let first = tokio::spawn({
+            let executor = executor.clone();
+            async move {
+                let fails = || async {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    Err::<u32, _>("failed")
+                };
+                executor.run(&key(), fingerprint(), fails).await
+            }
+        });
+        settle().await;
+        let work = Work::quick();
+        let second = work.under(&executor).await.expect_err("it does not run");
+        assert!(shares(&second), "{at}: {second:?}");
+        assert_eq!(second.is_retryable(), runs_next, "{at}");
+        assert_eq!(work.begun(), 0, "{at}");
+        let first = first.await.expect("no panic");
+        assert!(
+            matches!(first, Err(RunError::Work { .. })),
+            "{at}: {first:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
