@@ -104,7 +104,9 @@ where
     }
 
     /// It is an `async` block, which has dropped what it had while the panic went through it.
-    fn abandon(self: Pin<&mut Self>) {}
+    fn abandon(self: Pin<&mut Self>) -> Option<Ending> {
+        None
+    }
 }
 
 /// The result that is recorded in `payload`.

@@ -32,8 +32,8 @@ pub(crate) trait Work<St: Store>: Future<Output = Finished<Self::Value>> {
     /// What is given to the one who waits, when the lease has ended so.
     fn give(&self, settled: Settled<Self::Value>) -> Self::Given;
 
-    /// Drops what a panic has left of it.
-    fn abandon(self: Pin<&mut Self>);
+    /// Drops what a panic has left of it. Returns its end, where that was known before.
+    fn abandon(self: Pin<&mut Self>) -> Option<Ending>;
 }
 
 pin_project! {
@@ -90,9 +90,12 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             Ok(Poll::Ready(Finished { value, ending })) => (Ok(value), ending),
             Ok(Poll::Pending) => return Poll::Pending,
             Err(panic) => {
-                this.work.as_mut().abandon();
-                let class = this.work.executor().effects(owner).end_of_failure();
-                (Err(panic), Ending::without_response(class))
+                let known = this.work.as_mut().abandon();
+                let ending = known.unwrap_or_else(|| {
+                    let class = this.work.executor().effects(owner).end_of_failure();
+                    Ending::without_response(class)
+                });
+                (Err(panic), ending)
             }
         };
         let executor = this.work.executor();

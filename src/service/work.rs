@@ -40,6 +40,9 @@ pin_project! {
         shared: Arc<Shared<St>>,
         kept: Kept,
         owner: Owner,
+        // The end of a response that is being read, where its body does not matter to that. Boxed,
+        // because few have it.
+        known: Option<Box<Ending>>,
         #[pin]
         state: State<F, RB>,
     }
@@ -139,6 +142,7 @@ where
             owner: held.owner(),
             shared,
             kept,
+            known: None,
             state,
         };
         Run::new(held, key, work)
@@ -239,13 +243,12 @@ where
         let is_read = !judged.is_stream
             && (judged.class() == End::Final || shared.executor.is_awaited(owner));
         if !is_read {
-            let ending = match judged.class() {
-                End::Final => not_stored(&parts, judged.retention),
-                End::NothingDone => Ending::NothingDone { shared: None },
-                End::Unknown => unknown(&parts, &judged, None),
-            };
+            let ending = unread(&parts, &judged);
             let response = Response::from_parts(parts, body);
             return Poll::Ready(Finished::new(Ok(response), ending));
+        }
+        if judged.is_said || judged.class() != End::Final {
+            *this.known = Some(Box::new(unread(&parts, &judged)));
         }
         let mut reading = Reading {
             parts,
@@ -283,8 +286,10 @@ where
         self.shared.settled(settled, &self.kept)
     }
 
-    fn abandon(self: Pin<&mut Self>) {
-        self.project().state.set(State::Reading { reading: None });
+    fn abandon(self: Pin<&mut Self>) -> Option<Ending> {
+        let mut this = self.project();
+        this.state.set(State::Reading { reading: None });
+        this.known.take().map(|ending| *ending)
     }
 }
 
@@ -371,6 +376,15 @@ impl<RB: FromBuffered> Reading<RB> {
             self.collector.trailers(),
             self.collector.chunks().iter(),
         ))
+    }
+}
+
+/// The end of a response by its head alone.
+fn unread(parts: &response::Parts, judged: &Judged) -> Ending {
+    match judged.class() {
+        End::Final => not_stored(parts, judged.retention),
+        End::NothingDone => Ending::NothingDone { shared: None },
+        End::Unknown => unknown(parts, judged, None),
     }
 }
 

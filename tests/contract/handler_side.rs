@@ -300,3 +300,31 @@ async fn nested_routers_are_kept_apart_by_their_original_paths() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn work_of_a_handler_needs_a_key_of_its_own() {
+    for wait in [Duration::ZERO, Duration::from_secs(20)] {
+        for_each_stack(|case| async move {
+            let layer = layer().wait_for_in_flight(wait);
+            let executor = layer.executor().clone();
+            let handler = Runs::default().running(move |request, number| {
+                let executor = executor.clone();
+                let attempt = request.extensions().get::<Attempt>().cloned();
+                async move {
+                    let key = attempt.expect("it is guarded").key().clone();
+                    let inputs = tower_idempotency::Fingerprint::of(["it"]);
+                    let work = || async { Ok::<_, ()>(7) };
+                    let refused = executor.run(&key, inputs, work).await;
+                    let is_told = matches!(refused, Err(tower_idempotency::RunError::KeyOfRequest));
+                    let step = executor.run(&key.derive("step"), inputs, work).await;
+                    text(format!("run {number}: {is_told} {}", step.is_ok()))
+                }
+            });
+            let server = case.serve(&layer, handler).await;
+            let call = || server.post("/a").key("k").send();
+            call().await.ran("run 1: true true");
+            call().await.replayed("run 1: true true");
+        })
+        .await;
+    }
+}

@@ -7,6 +7,7 @@ mod carried;
 mod composition;
 mod deploys;
 mod disconnect;
+mod ends;
 mod grpc;
 mod handler_side;
 mod in_flight;
