@@ -37,16 +37,6 @@ pub(crate) struct Claimant {
 }
 
 impl Claimant {
-    /// Whether it is for work that is not an HTTP request.
-    fn is_work(&self) -> bool {
-        self.identity.recipe == Identity::WORK
-    }
-
-    /// Whether a record, or a run, belongs to the same request.
-    pub(super) fn is_for(&self, recorded: &Identity) -> bool {
-        self.identity == *recorded || self.accepted.contains(recorded)
-    }
-
     pub(crate) fn new(
         key: IdempotencyKey,
         identity: Identity,
@@ -68,10 +58,21 @@ impl Claimant {
         self.earlier = Some(Box::new(earlier));
         self
     }
+
     /// The same, of a request that runs under an attempt already.
     pub(crate) fn within(mut self, attempt: Option<Owner>) -> Self {
         self.within = attempt;
         self
+    }
+
+    /// Whether it is for work that is not an HTTP request.
+    fn is_work(&self) -> bool {
+        self.identity.recipe == Identity::WORK
+    }
+
+    /// Whether a record, or a run, belongs to the same request.
+    pub(super) fn is_for(&self, recorded: &Identity) -> bool {
+        self.identity == *recorded || self.accepted.contains(recorded)
     }
 
     pub(crate) const fn fingerprint(&self) -> Fingerprint {
@@ -251,8 +252,14 @@ impl<St: Store> Executor<St> {
     ///
     /// What rarely happens is boxed, so that the rest is small.
     async fn checked(&self, begun: Begun, claimant: &Claimant, stage: &Stage) -> Begun {
-        let Begun::Held(held) = begun else {
-            return begun;
+        let earlier = claimant.earlier.as_deref();
+        let held = match (begun, earlier) {
+            (Begun::Held(held), _) => held,
+            (refused @ Begun::Refused(Conflict::OutcomeUnknown { .. }), Some(earlier)) => {
+                let recorded = Box::pin(self.recorded_earlier(claimant, earlier)).await;
+                return recorded.map_or(refused, Begun::Completed);
+            }
+            (begun, _) => return begun,
         };
         if stage.is_left() {
             Box::pin(self.undo(held)).await;
@@ -270,7 +277,7 @@ impl<St: Store> Executor<St> {
             return Box::pin(self.reconcile(held, &claimant.key, stage)).await;
         }
         // Also where an attempt was lost before: it may have died before it looked.
-        let Some(earlier) = claimant.earlier.as_deref() else {
+        let Some(earlier) = earlier else {
             return Begun::Held(held);
         };
         match Box::pin(self.look_at_earlier(held, claimant, earlier)).await {

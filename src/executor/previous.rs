@@ -10,9 +10,10 @@ use tracing::info;
 
 use super::begin::{Begun, Claimant, Held, InFlight};
 use super::{Conflict, Executor};
-use crate::key::IdempotencyKey;
+use crate::clock::Timestamp;
+use crate::key::{IdempotencyKey, KeyParts};
 use crate::policy::{Orphan, Reconciled};
-use crate::record::{ClaimRequest, Decision, Identity, Lease, Record, decide};
+use crate::record::{ClaimRequest, Completed, Decision, Identity, Lease, Record, decide};
 use crate::store::Store;
 
 /// The same request under the earlier naming.
@@ -41,10 +42,7 @@ impl<St: Store> Executor<St> {
             }
         };
         let parts = earlier.key.parts();
-        let request = ClaimRequest {
-            owner: claimant.owner,
-            ..self.request(&parts, key, earlier.identity, &earlier.accepted, now)
-        };
+        let request = self.earlier_request(claimant, earlier, &parts, now);
         info!(record = %held.lease.key, earlier = %key, "the key has a record under its earlier name");
         let found = match (decide(Some((&record).into()), &request), record) {
             (Decision::Replay, Record::Completed(completed)) => Begun::Completed(completed),
@@ -78,6 +76,38 @@ impl<St: Store> Executor<St> {
         };
         self.undo(held).await;
         found
+    }
+
+    /// Looks for the answer under the earlier name of a key that is held under its new one: the
+    /// attempt at that may have died before it looked.
+    pub(super) async fn recorded_earlier(
+        &self,
+        claimant: &Claimant,
+        earlier: &Earlier,
+    ) -> Option<Completed> {
+        let now = self.now();
+        let key = earlier.key.record_key();
+        let record = self.bounded(self.shared.store.get(key, now)).await.ok()??;
+        let parts = earlier.key.parts();
+        let request = self.earlier_request(claimant, earlier, &parts, now);
+        match (decide(Some((&record).into()), &request), record) {
+            (Decision::Replay, Record::Completed(completed)) => Some(completed),
+            _ => None,
+        }
+    }
+
+    fn earlier_request<'a>(
+        &'a self,
+        claimant: &Claimant,
+        earlier: &'a Earlier,
+        parts: &'a KeyParts<'a>,
+        now: Timestamp,
+    ) -> ClaimRequest<'a> {
+        let key = earlier.key.record_key();
+        ClaimRequest {
+            owner: claimant.owner,
+            ..self.request(parts, key, earlier.identity, &earlier.accepted, now)
+        }
     }
 
     /// The attempt under the earlier name was lost, and the policy is not to hold it.

@@ -1,11 +1,11 @@
 //! `settings-changed`, and deploys that change what requests are told apart by, or how records are
 //! named.
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 use tower_idempotency::store::MemoryStore;
-use tower_idempotency::{IdempotencyLayer, Naming, Recipe};
+use tower_idempotency::{IdempotencyLayer, Naming, Orphan, Recipe};
 
-use crate::support::{Case, Runs, Server, for_each_stack};
+use crate::support::{Case, Runs, Server, for_each_stack, text};
 
 /// Two nodes on one store.
 async fn nodes(case: Case, runs: &Runs, layers: [IdempotencyLayer<MemoryStore>; 2]) -> [Server; 2] {
@@ -149,6 +149,39 @@ async fn nodes_that_know_each_other_s_names_run_a_key_once() {
             assert_eq!(call(1, &key).send().await.body, recorded.body);
         }
         assert_eq!(runs.count(), 22);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_under_the_earlier_name_outlasts_a_lost_attempt_under_the_new_one() {
+    for_each_stack(|case| async move {
+        let store = MemoryStore::new();
+        let layer = || {
+            IdempotencyLayer::new(store.clone())
+                .any_host()
+                .orphan(Orphan::Hold)
+        };
+        let new = || layer().namespace("payments");
+        let fails = Runs::default().answering(|_, _| {
+            let mut response = text("no");
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        });
+        let failing = case.serve(&new(), fails).await;
+        let before = case.serve(&layer(), Runs::default().numbered()).await;
+        let knows = new().previously(Naming::new());
+        let knows = case.serve(&knows, Runs::default().numbered()).await;
+        let call = |server: &Server, body: &'static str| server.post("/a").key("k").body(body);
+
+        assert_eq!(call(&failing, "x").send().await.status, 500);
+        call(&knows, "x")
+            .send()
+            .await
+            .refused(409, "outcome-unknown");
+        call(&before, "x").send().await.ran("run 1");
+        call(&knows, "x").send().await.replayed("run 1");
+        call(&knows, "y").send().await.refused(422, "key-reused");
     })
     .await;
 }
