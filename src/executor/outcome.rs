@@ -28,7 +28,7 @@ pub struct Attempt {
     /// The address of the store that its lease is in; `None` when it has no lease.
     store: Option<usize>,
     /// The attempt of a layer further out that its request runs under, too.
-    outer: Option<Arc<Attempt>>,
+    outer: Option<Arc<Self>>,
 }
 
 impl Attempt {
