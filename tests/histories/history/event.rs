@@ -118,6 +118,13 @@ pub(crate) struct Reply {
     pub(crate) body: String,
 }
 
+impl Reply {
+    /// Whether it says to ask again soon.
+    pub(crate) fn is_for_now(&self) -> bool {
+        self.status == 503 || self.outcome == "refused: in-progress"
+    }
+}
+
 /// A call to the store of record, and what it gave.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stored {

@@ -601,3 +601,37 @@ fn a_takeover_within_the_process_of_a_living_run_is_found() {
     assert_eq!(then(1), []);
     assert_eq!(then(2), [Rule::TheLivingKeepTheirLeases]);
 }
+
+#[test]
+fn a_probe_on_real_time_may_be_repeated_until_it_is_answered() {
+    let probe = |request| What::Sent {
+        request,
+        node: 0,
+        content: 0,
+        waits: true,
+        is_probe: true,
+    };
+    let real_time = Plan {
+        is_exact: false,
+        ..plan(Policy::Retake)
+    };
+    let broken = |then: &[What]| {
+        let events = first_and(then).into_iter();
+        let events: Vec<_> = events
+            .map(|what| Event {
+                at: 0,
+                key: 0,
+                what,
+            })
+            .collect();
+        let found = check(&real_time, &events).into_iter();
+        found.map(|violation| violation.rule).collect::<Vec<_>>()
+    };
+    let answered = gets(2, 201, "replayed", &body(0));
+    for (status, outcome) in [(409, "refused: in-progress"), (503, "executed: pending")] {
+        let refused = gets(1, status, outcome, "");
+        let repeated = [probe(1), refused.clone(), probe(2), answered.clone()];
+        assert_eq!(broken(&repeated), []);
+        assert_eq!(broken(&[probe(1), refused]), [Rule::NoKeyIsStuck]);
+    }
+}

@@ -309,7 +309,7 @@ impl World {
                     for _ in 0..if self.plan.is_exact { 1 } else { 10 } {
                         let patience = self.plan.lease * 100;
                         let reply = self.ask(&node, key, content, patience, true).await;
-                        if reply.is_some_and(|reply| reply.status != 503) {
+                        if reply.is_some_and(|reply| !reply.is_for_now()) {
                             break;
                         }
                         sleep(self.plan.lease).await;
