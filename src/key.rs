@@ -61,6 +61,7 @@ impl Found {
 
 /// Looks for the key in the header `name`; `None` when it is not there. More than one line is
 /// taken for one if they say the same.
+#[inline]
 pub(crate) fn find(
     headers: &HeaderMap,
     name: &HeaderName,

@@ -304,11 +304,17 @@ impl<St: Store> Executor<St> {
     }
 
     /// Ends an attempt whose lease ended so, and gives its end to those who wait for it.
-    pub(super) fn leave(&self, held: Held, write: &Write, ended: &Ended, told: Option<Told>) {
+    pub(super) fn leave(
+        &self,
+        held: &mut Held,
+        write: &Write,
+        ended: &Ended,
+        told: Option<Told>,
+    ) {
         let Held { lease, alive, .. } = held;
         alive.leave(|| {
-            let what = self.shared_end(&lease, write, ended, told?)?;
-            Some(SharedEnd::of(&lease, what))
+            let what = self.shared_end(lease, write, ended, told?)?;
+            Some(SharedEnd::of(lease, what))
         });
     }
 
@@ -384,7 +390,7 @@ impl<St: Store> Executor<St> {
     }
 
     pub(super) async fn end(&self, held: Held, write: Write, told: Option<Told>) -> Ended {
-        let mut write = write;
+        let (mut held, mut write) = (held, write);
         let mut tried = self.try_end(&held.lease, &write).await;
         if let Err(error) = &tried
             && error.kind() == StoreErrorKind::TooLarge
@@ -395,7 +401,8 @@ impl<St: Store> Executor<St> {
         }
         let error = match tried {
             Ok(ended) => {
-                self.leave(held, &write, &ended, told);
+                self.leave(&mut held, &write, &ended, told);
+                drop(held);
                 return ended;
             }
             Err(error) => error,

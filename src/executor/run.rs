@@ -60,6 +60,7 @@ struct Leased {
 }
 
 impl<W: Work<St>, St: Store> Run<W, St> {
+    #[inline]
     pub(crate) fn new(held: Held, key: IdempotencyKey, work: W) -> Self {
         if let Some(max) = work.executor().shared.settings.max_execution {
             held.alive.may_run_until(after(max));
@@ -108,15 +109,17 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             Ok(write) => executor.try_end_now(lease, write),
             Err(_) => None,
         };
-        let Some(leased) = this.leased.take() else {
-            return Poll::Pending;
-        };
         if let (Ok(write), Some(ended)) = (&write, ended) {
-            executor.leave(leased.held, write, &ended, told);
+            // Where it is, for it is large.
+            executor.leave(&mut leased.held, write, &ended, told);
+            *this.leased = None;
             let settled = executor.settled(outcome, is_answer, ended, created_at);
             return Poll::Ready(this.work.give(settled));
         }
         leased.held.alive.end_is_under_way();
+        let Some(leased) = this.leased.take() else {
+            return Poll::Pending;
+        };
         let settling = settle(executor.clone(), leased, outcome, is_answer, write, told);
         let ending = this.ending.insert(Box::pin(settling));
         let settled = ready!(ending.as_mut().poll(cx));

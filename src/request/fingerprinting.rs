@@ -370,7 +370,8 @@ mod tests {
         let (parts, ()) = request.body(()).expect("it is valid").into_parts();
         let body = Chunks::from(Bytes::from_static(body));
         let whole = fingerprinting.needs_whole_body().then(|| body.contiguous());
-        let fields = Fields::find(&parts.headers);
+        let mut fields = Fields::of(&parts.headers);
+        fields.find();
         let path = super::super::original_path(&parts);
         fingerprinting.fingerprint(&parts, &path, &fields, &body, whole.as_ref())
     }

@@ -524,7 +524,7 @@ impl Alive {
     }
 
     /// Ends it. Those who wait for its end get `end`; without one they have to ask the store.
-    pub(in crate::executor) fn leave(mut self, end: impl FnOnce() -> Option<SharedEnd>) {
+    pub(in crate::executor) fn leave(&mut self, end: impl FnOnce() -> Option<SharedEnd>) {
         let index = std::mem::replace(&mut self.place.index, NIL);
         let mut noted = self.table().remove(index);
         if let Some(tell) = noted.take_tell()
