@@ -156,16 +156,16 @@ impl<St: Store> Executor<St> {
             ..self.request(parts, key, identity, accepted, now)
         };
         let claim = self.shared.store.try_claim(&request)?;
-        let claimed = classify(claim, &request, entered, self.heart(), now);
-        if let Claimed::Begun(Begun::Held(held)) = &claimed
+        if let Ok(Claim::Acquired(lease)) = &claim
+            && is_for(lease, &request)
             && let Err(error) = check_thread()
         {
             // A store that granted the lease at once takes it back at once, or lets it lapse.
-            let release = self.undoing(&held.lease);
-            at_once(self.shared.store.release(&held.lease, release));
+            let release = self.undoing(lease);
+            at_once(self.shared.store.release(lease, release));
             return Some(Begun::Refused(Conflict::Store(error)));
         }
-        match claimed {
+        match classify(claim, &request, entered, self.heart(), now) {
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(in_flight) if self.is_within(&in_flight, within) => {
                 Some(Begun::Within)

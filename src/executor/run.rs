@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::begin::Held;
 use super::end::{Asking, Ending, Finished, Settled, Told, Write};
-use super::{Executor, after};
+use super::{Attempt, Executor, after};
 use crate::key::IdempotencyKey;
 use crate::store::Store;
 
@@ -70,6 +70,18 @@ impl<W: Work<St>, St: Store> Run<W, St> {
             leased: Some(Leased { held, key }),
             ending: None,
         }
+    }
+}
+
+impl<W: Work<St>, St: Store> Run<W, St> {
+    /// What its work sees of the attempt that it is; `None` when it has ended.
+    pub(crate) fn attempt(&self) -> Option<Attempt> {
+        let Leased { held, key } = self.leased.as_ref()?;
+        Some(self.work.executor().attempt(held, key.clone()))
+    }
+
+    pub(crate) fn work(self: Pin<&mut Self>) -> Pin<&mut W> {
+        self.project().work
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -76,7 +77,6 @@ where
 }
 
 impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
-    #[inline]
     pub(super) fn new(
         look: Look,
         parts: Parts,
@@ -227,8 +227,9 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
             Goes::Held(held, key) => {
                 let mut stage = None;
                 let layer = Arc::clone(&shared);
-                let run = HandlerWork::begin(shared, inner, parts, body, held, key, &mut stage);
-                detached(&layer, stage, Box::pin(run))
+                let mut run = Box::pin(HandlerWork::new(shared, &parts, held, key));
+                HandlerWork::call(run.as_mut(), inner, parts, body, &mut stage);
+                detached(&layer, stage, run)
             }
             Goes::Unprotected(open) => {
                 let stage: Arc<Stage> = Arc::default();
@@ -306,7 +307,9 @@ where
         Begun::Held(held) => {
             let mut stage = Some(stage);
             let shared = Arc::clone(&shared);
-            return HandlerWork::begin(shared, inner, parts, body, held, key, &mut stage).await;
+            let mut run = pin!(HandlerWork::new(shared, &parts, held, key));
+            HandlerWork::call(run.as_mut(), inner, parts, body, &mut stage);
+            return run.await;
         }
         Begun::Completed(completed) => return Ok(shared.replay(&completed, Asked::Here(&parts))),
         Begun::Shared(end) => return Ok(shared.share(&end, Asked::Here(&parts))),
