@@ -60,7 +60,6 @@ struct Leased {
 }
 
 impl<W: Work<St>, St: Store> Run<W, St> {
-    #[inline]
     pub(crate) fn new(held: Held, key: IdempotencyKey, work: W) -> Self {
         if let Some(max) = work.executor().shared.settings.max_execution {
             held.alive.may_run_until(after(max));

@@ -220,35 +220,55 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         RB: FromBuffered + Send + 'static,
     {
         self.read.take_room(self.shared.room());
-        let (parts, body) = (self.parts, self.read.into_body(Rest::Nothing));
-        let (inner, shared) = (self.inner, self.shared);
+        let body = self.read.into_body(Rest::Nothing);
+        let layer = Arc::clone(&self.shared);
         Next::Running(match goes {
-            Goes::Passing => return Next::Passing(inner, Request::from_parts(parts, body)),
+            Goes::Passing => {
+                return Next::Passing(self.inner, Request::from_parts(self.parts, body));
+            }
             Goes::Held(held, key) => {
                 let mut stage = None;
-                let layer = Arc::clone(&shared);
-                let mut run = Box::pin(HandlerWork::new(shared, &parts, held, key));
-                HandlerWork::call(run.as_mut(), inner, parts, body, &mut stage);
+                let mut run = Box::pin(HandlerWork::new(self.shared, &self.parts, held, key));
+                let request = Request::from_parts(self.parts, body);
+                HandlerWork::call(run.as_mut(), self.inner, request, &mut stage);
                 detached(&layer, stage, run)
             }
             Goes::Unprotected(open) => {
                 let stage: Arc<Stage> = Arc::default();
-                let layer = Arc::clone(&shared);
-                let run = run_unprotected(shared, inner, parts, body, open, Arc::clone(&stage));
+                let run = run_unprotected(
+                    self.shared,
+                    self.inner,
+                    self.parts,
+                    body,
+                    open,
+                    Arc::clone(&stage),
+                );
                 detached(&layer, Some(stage), Box::pin(run))
             }
             Goes::Orphaned(held, key) => {
                 let stage = Arc::new(Stage::holding());
-                let layer = Arc::clone(&shared);
                 let start = Start::Orphaned(held, key);
-                let run = run_when_held(shared, inner, parts, body, start, Arc::clone(&stage));
+                let run = run_when_held(
+                    self.shared,
+                    self.inner,
+                    self.parts,
+                    body,
+                    start,
+                    Arc::clone(&stage),
+                );
                 detached(&layer, Some(stage), Box::pin(run))
             }
             Goes::Claiming(claimant) => {
                 let stage: Arc<Stage> = Arc::default();
-                let layer = Arc::clone(&shared);
                 let start = Start::Claim(claimant);
-                let run = run_when_held(shared, inner, parts, body, start, Arc::clone(&stage));
+                let run = run_when_held(
+                    self.shared,
+                    self.inner,
+                    self.parts,
+                    body,
+                    start,
+                    Arc::clone(&stage),
+                );
                 detached(&layer, Some(stage), Box::pin(run))
             }
         })
@@ -308,7 +328,8 @@ where
             let mut stage = Some(stage);
             let shared = Arc::clone(&shared);
             let mut run = pin!(HandlerWork::new(shared, &parts, held, key));
-            HandlerWork::call(run.as_mut(), inner, parts, body, &mut stage);
+            let request = Request::from_parts(parts, body);
+            HandlerWork::call(run.as_mut(), inner, request, &mut stage);
             return run.await;
         }
         Begun::Completed(completed) => return Ok(shared.replay(&completed, Asked::Here(&parts))),

@@ -121,15 +121,13 @@ where
     pub(super) fn call<S, B>(
         run: Pin<&mut Run<Self, St>>,
         mut inner: S,
-        parts: Parts,
-        body: B,
+        mut request: Request<B>,
         stage: &mut Option<Arc<Stage>>,
     ) where
         S: Service<Request<B>, Response = Response<RB>, Error = E, Future = F> + Send + 'static,
         F: Send,
         B: Send + 'static,
     {
-        let mut request = Request::from_parts(parts, body);
         if let Some(attempt) = run.attempt() {
             attempt.put_into(request.extensions_mut());
         }
