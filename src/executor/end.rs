@@ -229,6 +229,7 @@ pub(super) enum Write {
 
 impl<St: Store> Executor<St> {
     /// What came of a run whose lease ended so. If that was a panic, it goes on.
+    #[inline]
     pub(super) fn settled<V>(
         &self,
         outcome: Result<V, Panic>,
@@ -304,6 +305,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// Ends an attempt whose lease ended so, and gives its end to those who wait for it.
+    #[inline]
     pub(super) fn leave(
         &self,
         held: &mut Held,
@@ -341,6 +343,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// How the lease ends by what came of its run.
+    #[inline]
     pub(super) fn write_for(&self, ending: Ending) -> Result<Write, Asking> {
         Ok(match ending {
             Ending::Final { answer, retention } => self.record(answer, retention),
@@ -440,6 +443,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// Ends a lease, if the store can do that at once.
+    #[inline]
     pub(super) fn try_end_now(&self, lease: &Lease, write: &Write) -> Option<Ended> {
         let store = &self.shared.store;
         let fenced = match write {

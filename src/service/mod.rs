@@ -69,6 +69,7 @@ impl<S: Clone, St> Idempotency<S, St> {
     }
 
     /// Hands a request on, at once if the service within is ready.
+    #[inline]
     fn pass<B>(&mut self, request: Request<B>) -> ResponseFuture<S, B, St>
     where
         S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
