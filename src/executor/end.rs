@@ -306,13 +306,7 @@ impl<St: Store> Executor<St> {
 
     /// Ends an attempt whose lease ended so, and gives its end to those who wait for it.
     #[inline]
-    pub(super) fn leave(
-        &self,
-        held: &mut Held,
-        write: &Write,
-        ended: &Ended,
-        told: Option<Told>,
-    ) {
+    pub(super) fn leave(&self, held: &mut Held, write: &Write, ended: &Ended, told: Option<Told>) {
         let Held { lease, alive, .. } = held;
         alive.leave(|| {
             let what = self.shared_end(lease, write, ended, told?)?;
