@@ -330,7 +330,9 @@ impl Fingerprinting {
             fields::multipart_pieces(&body.contiguous(), boundary, digest);
             return Form::Pieces;
         }
-        body.iter().for_each(|chunk| digest.raw(chunk));
+        for chunk in body.iter() {
+            digest.raw(chunk);
+        }
         Form::Whole
     }
 }
