@@ -141,7 +141,6 @@ impl<'a> Fields<'a> {
     }
 
     /// Feeds a field as one line.
-    #[inline]
     pub(super) fn feed(&self, slot: Slot, digest: &mut Digest) {
         match self.is_repeated(slot) {
             false => digest.field(self.first(slot)),
