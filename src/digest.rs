@@ -76,6 +76,7 @@ impl Digest {
     }
 
     /// A field in lower case.
+    #[inline]
     pub(crate) fn field_in_lower_case(&mut self, bytes: &[u8]) {
         // Clients seldom write any.
         match any_of(bytes, may_have_upper_case) {

@@ -24,26 +24,26 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 #[derive(Debug)]
 pub(crate) enum Found {
     /// A copy, which costs less than to look for it once more.
-    Short {
-        bytes: Text,
-        length: u8,
-    },
+    Short(Text),
     Long(Box<str>),
 }
 
 /// Room for a UUID and a prefix, where text is checked eight bytes at a time.
 #[derive(Debug)]
 #[repr(align(8))]
-pub(crate) struct Text([u8; 64]);
+pub(crate) struct Text {
+    bytes: [u8; 63],
+    length: u8,
+}
 
 impl Found {
     pub(crate) fn new(key: &str) -> Self {
-        let mut bytes = Text([0; 64]);
-        match bytes.0.get_mut(..key.len()) {
+        let mut bytes = [0; 63];
+        match bytes.get_mut(..key.len()) {
             Some(place) => {
                 place.copy_from_slice(key.as_bytes());
                 let length = key.len() as u8;
-                Self::Short { bytes, length }
+                Self::Short(Text { bytes, length })
             }
             None => Self::Long(key.into()),
         }
@@ -51,8 +51,8 @@ impl Found {
 
     pub(crate) fn as_str(&self) -> &str {
         match self {
-            Self::Short { bytes, length } => {
-                std::str::from_utf8(&bytes.0[..usize::from(*length)]).unwrap_or_default()
+            Self::Short(Text { bytes, length }) => {
+                std::str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default()
             }
             Self::Long(key) => key,
         }
@@ -61,6 +61,7 @@ impl Found {
 
 /// Looks for the key in the header `name`; `None` when it is not there. More than one line is
 /// taken for one if they say the same.
+#[inline]
 pub(crate) fn find(
     headers: &HeaderMap,
     name: &HeaderName,

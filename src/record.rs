@@ -346,6 +346,7 @@ impl ClaimRequest<'_> {
     }
 
     /// Compares the identity that a record has with the claimer's.
+    #[inline]
     fn compare(&self, recorded: &Identity) -> Comparison {
         let of_recipe = |identity: &&Identity| identity.recipe == recorded.recipe;
         let own = match of_recipe(&&self.identity) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{Method, Request};
 
+use crate::body::Limits;
 use crate::executor::{Executor, Room};
 use crate::policy::Recording;
 use crate::problem::{Responder, is_grpc};
@@ -118,6 +119,14 @@ impl Settings {
             && self.grpc_methods.as_ref().is_none_or(|methods| {
                 !is_grpc(&parts.headers) || methods.iter().any(|path| path == parts.uri.path())
             })
+    }
+
+    /// How long the body of a request may take.
+    pub(crate) const fn body_limits(&self) -> Limits {
+        Limits {
+            idle: self.body_idle,
+            total: self.request_timeout,
+        }
     }
 
     /// The longest body that a request may have: a longer one would not fit in at any time.

@@ -45,7 +45,8 @@ impl Chunks {
     }
 
     pub(crate) fn length(&self) -> usize {
-        self.iter().map(<[u8]>::len).sum()
+        let more = self.more.as_ref();
+        self.first.len() + more.map_or(0, |more| more.iter().map(<[u8]>::len).sum())
     }
 
     /// All bytes in one piece; a copy only if there were several chunks.

@@ -10,13 +10,15 @@ use http::header::EXPECT;
 use http::request::Parts;
 use http_body::Body;
 
-use super::patience::Patience;
+use super::patience::{Limits, Patience};
 
 /// So many bytes are discarded at the most.
 const MOST: u64 = 16 << 20;
 /// For so long they are waited for in all, and for so long each.
-const TOTAL: Duration = Duration::from_secs(5);
-const IDLE: Duration = Duration::from_millis(500);
+const LIMITS: Limits = Limits {
+    idle: Duration::from_millis(500),
+    total: Duration::from_secs(5),
+};
 
 /// Reads on and throws away.
 ///
@@ -43,7 +45,7 @@ impl<B: Body<Data = Bytes> + Unpin> Drain<B> {
         is_needed.then(|| Self {
             body,
             discarded: 0,
-            patience: Patience::new(IDLE, TOTAL),
+            patience: Patience::default(),
         })
     }
 
@@ -58,7 +60,7 @@ impl<B: Body<Data = Bytes> + Unpin> Drain<B> {
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => {
                     let come = usize::try_from(self.discarded).unwrap_or(usize::MAX);
-                    return self.patience.poll(come, cx);
+                    return self.patience.poll(LIMITS, come, cx);
                 }
             }
         }

@@ -15,4 +15,4 @@ pub(crate) use self::chunks::Chunks;
 pub(crate) use self::collector::{Collector, Stop};
 pub(crate) use self::drain::Drain;
 pub use self::guarded::GuardedBody;
-pub(crate) use self::patience::Patience;
+pub(crate) use self::patience::{Limits, Patience};

@@ -18,11 +18,18 @@ const LATE: Duration = Duration::from_millis(100);
 ///
 /// It makes a timer only when the body has to be waited for. Time in which nobody polls does not
 /// count.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Patience {
-    idle: Duration,
-    total: Duration,
     armed: Option<Pin<Box<Armed>>>,
+}
+
+/// How long a body may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For how long it may be silent.
+    pub(crate) idle: Duration,
+    /// In how long it must end.
+    pub(crate) total: Duration,
 }
 
 pin_project! {
@@ -38,22 +45,14 @@ pin_project! {
 }
 
 impl Patience {
-    pub(crate) const fn new(idle: Duration, total: Duration) -> Self {
-        Self {
-            idle,
-            total,
-            armed: None,
-        }
-    }
-
     /// Whether a body had to be waited for.
     pub(crate) const fn is_armed(&self) -> bool {
         self.armed.is_some()
     }
 
     /// Is asked when a body is pending of which so much has come; ready when the time is over.
-    pub(crate) fn poll(&mut self, come: usize, cx: &mut Context<'_>) -> Poll<()> {
-        let (idle, total) = (self.idle, self.total);
+    pub(crate) fn poll(&mut self, limits: Limits, come: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let Limits { idle, total } = limits;
         let armed = self.armed.get_or_insert_with(|| {
             let (idle_at, ends_at) = (after(idle), after(total));
             Box::pin(Armed {
@@ -98,25 +97,31 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn poll(patience: &mut Patience, come: usize) -> bool {
+    fn limits(idle: Duration, total: Duration) -> Limits {
+        Limits { idle, total }
+    }
+
+    fn poll(patience: &mut Patience, limits: Limits, come: usize) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        patience.poll(come, &mut context).is_ready()
+        patience.poll(limits, come, &mut context).is_ready()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_is_silent_is_given_up() {
-        let mut patience = Patience::new(SECOND, 10 * SECOND);
+        let mut patience = Patience::default();
+        let limits = limits(SECOND, 10 * SECOND);
         let began = Instant::now();
-        poll_fn(|cx| patience.poll(0, cx)).await;
+        poll_fn(|cx| patience.poll(limits, 0, cx)).await;
         assert_eq!((Instant::now() - began).as_millis() / 10, 100);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_comes_in_drops_is_given_up_at_its_end() {
-        let mut patience = Patience::new(SECOND, 10 * SECOND);
+        let mut patience = Patience::default();
+        let limits = limits(SECOND, 10 * SECOND);
         let began = Instant::now();
         let mut come = 0;
-        while timeout(SECOND / 2, poll_fn(|cx| patience.poll(come, cx)))
+        while timeout(SECOND / 2, poll_fn(|cx| patience.poll(limits, come, cx)))
             .await
             .is_err()
         {
@@ -127,19 +132,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_nobody_polls_does_not_count() {
-        let mut patience = Patience::new(SECOND, 2 * SECOND);
-        assert!(!poll(&mut patience, 0));
+        let mut patience = Patience::default();
+        let limits = limits(SECOND, 2 * SECOND);
+        assert!(!poll(&mut patience, limits, 0));
         advance(100 * SECOND).await;
-        assert!(!poll(&mut patience, 0), "it may have come meanwhile");
+        assert!(
+            !poll(&mut patience, limits, 0),
+            "it may have come meanwhile"
+        );
         advance(SECOND).await;
-        assert!(poll(&mut patience, 0));
+        assert!(poll(&mut patience, limits, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_time_without_an_end_is_no_fault() {
-        let mut patience = Patience::new(Duration::MAX, Duration::MAX);
-        assert!(!poll(&mut patience, 0));
+        let mut patience = Patience::default();
+        let limits = limits(Duration::MAX, Duration::MAX);
+        assert!(!poll(&mut patience, limits, 0));
         sleep(1_000 * SECOND).await;
-        assert!(!poll(&mut patience, 0));
+        assert!(!poll(&mut patience, limits, 0));
     }
 }

@@ -157,16 +157,16 @@ impl<St: Store> Executor<St> {
             ..self.request(parts, key, identity, accepted, now)
         };
         let claim = self.shared.store.try_claim(&request)?;
+        if let Ok(Claim::Acquired(lease)) = &claim
+            && is_for(lease, &request)
+            && let Err(error) = check_thread()
+        {
+            // A store that granted the lease at once takes it back at once, or lets it lapse.
+            let release = self.undoing(lease);
+            at_once(self.shared.store.release(lease, release));
+            return Some(Begun::Refused(Conflict::Store(error)));
+        }
         match classify(claim, &request, entered, self.heart(), now) {
-            Claimed::Begun(Begun::Held(held)) => Some(match check_thread() {
-                Ok(()) => Begun::Held(held),
-                Err(error) => {
-                    // A store that granted the lease at once takes it back at once, or lets it lapse.
-                    let release = self.undoing(&held.lease);
-                    at_once(self.shared.store.release(&held.lease, release));
-                    Begun::Refused(Conflict::Store(error))
-                }
-            }),
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(in_flight) if self.is_within(&in_flight, within) => {
                 Some(Begun::Within)
@@ -423,6 +423,7 @@ impl<St: Store> Executor<St> {
 }
 
 /// What a claim gives. A store that answers it with what belongs to another is not believed.
+#[inline]
 fn classify<St: Store>(
     claim: Result<Claim, StoreError>,
     request: &ClaimRequest<'_>,

@@ -11,13 +11,16 @@ use tracing::{Instrument, Span};
 
 use super::runs::Runs;
 
+/// A future of which only its output matters.
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// A future that is polled in place as long as somebody wants its output, and handed to the
 /// runtime to be finished when it is dropped before that.
 ///
 /// It is not handed over when it panicked, or while its [`Stage`] says that nothing would be
 /// lost.
 pub(crate) struct Detached<T: Send + 'static> {
-    future: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    future: Option<BoxFuture<T>>,
     /// `None`: the key is held from the start.
     stage: Option<Arc<Stage>>,
     /// True while the future is being polled, and for ever if that panicked.
@@ -28,13 +31,9 @@ pub(crate) struct Detached<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Detached<T> {
-    pub(crate) fn new(
-        runs: Arc<Runs>,
-        stage: Option<Arc<Stage>>,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new(runs: Arc<Runs>, stage: Option<Arc<Stage>>, future: BoxFuture<T>) -> Self {
         Self {
-            future: Some(Box::pin(future)),
+            future: Some(future),
             stage,
             in_poll: false,
             context: None,

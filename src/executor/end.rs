@@ -229,6 +229,7 @@ pub(super) enum Write {
 
 impl<St: Store> Executor<St> {
     /// What came of a run whose lease ended so. If that was a panic, it goes on.
+    #[inline]
     pub(super) fn settled<V>(
         &self,
         outcome: Result<V, Panic>,
@@ -304,11 +305,12 @@ impl<St: Store> Executor<St> {
     }
 
     /// Ends an attempt whose lease ended so, and gives its end to those who wait for it.
-    pub(super) fn leave(&self, held: Held, write: &Write, ended: &Ended, told: Option<Told>) {
+    #[inline]
+    pub(super) fn leave(&self, held: &mut Held, write: &Write, ended: &Ended, told: Option<Told>) {
         let Held { lease, alive, .. } = held;
         alive.leave(|| {
-            let what = self.shared_end(&lease, write, ended, told?)?;
-            Some(SharedEnd::of(&lease, what))
+            let what = self.shared_end(lease, write, ended, told?)?;
+            Some(SharedEnd::of(lease, what))
         });
     }
 
@@ -335,6 +337,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// How the lease ends by what came of its run.
+    #[inline]
     pub(super) fn write_for(&self, ending: Ending) -> Result<Write, Asking> {
         Ok(match ending {
             Ending::Final { answer, retention } => self.record(answer, retention),
@@ -384,7 +387,7 @@ impl<St: Store> Executor<St> {
     }
 
     pub(super) async fn end(&self, held: Held, write: Write, told: Option<Told>) -> Ended {
-        let mut write = write;
+        let (mut held, mut write) = (held, write);
         let mut tried = self.try_end(&held.lease, &write).await;
         if let Err(error) = &tried
             && error.kind() == StoreErrorKind::TooLarge
@@ -395,7 +398,8 @@ impl<St: Store> Executor<St> {
         }
         let error = match tried {
             Ok(ended) => {
-                self.leave(held, &write, &ended, told);
+                self.leave(&mut held, &write, &ended, told);
+                drop(held);
                 return ended;
             }
             Err(error) => error,
@@ -433,6 +437,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// Ends a lease, if the store can do that at once.
+    #[inline]
     pub(super) fn try_end_now(&self, lease: &Lease, write: &Write) -> Option<Ended> {
         let store = &self.shared.store;
         let fenced = match write {

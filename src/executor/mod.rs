@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 use tracing::error;
 
 pub(crate) use self::begin::{Begun, Claimant, Held};
-pub(crate) use self::detach::{Detached, Stage, is_detached};
+pub(crate) use self::detach::{BoxFuture, Detached, Stage, is_detached};
 pub use self::end::Recorded;
 pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
 use self::heart::{Alive, Heart, Place, has_timers};
@@ -412,7 +412,8 @@ impl<St: Store> Executor<St> {
         .map_err(RunError::Store)?;
         let stage = Arc::new(Stage::default());
         let executor = self.clone();
-        let run = Detached::new(self.runs(), Some(Arc::clone(&stage)), async move {
+        let told = Arc::clone(&stage);
+        let run = async move {
             match executor.begin(&claimant, &stage).await {
                 Begun::Held(held) => {
                     let attempt = executor.attempt(&held, claimant.key.clone());
@@ -432,8 +433,8 @@ impl<St: Store> Executor<St> {
                 // It names no attempt that it runs under.
                 Begun::Within => Err(Conflict::Left.into()),
             }
-        });
-        run.await
+        };
+        Detached::new(self.runs(), Some(told), Box::pin(run)).await
     }
 
     /// How long answers are remembered, and how long they should be at the least: one that is

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::begin::Held;
 use super::end::{Asking, Ending, Finished, Settled, Told, Write};
-use super::{Executor, after};
+use super::{Attempt, Executor, after};
 use crate::key::IdempotencyKey;
 use crate::store::Store;
 
@@ -72,6 +72,18 @@ impl<W: Work<St>, St: Store> Run<W, St> {
     }
 }
 
+impl<W: Work<St>, St: Store> Run<W, St> {
+    /// What its work sees of the attempt that it is; `None` when it has ended.
+    pub(crate) fn attempt(&self) -> Option<Attempt> {
+        let Leased { held, key } = self.leased.as_ref()?;
+        Some(self.work.executor().attempt(held, key.clone()))
+    }
+
+    pub(crate) fn work(self: Pin<&mut Self>) -> Pin<&mut W> {
+        self.project().work
+    }
+}
+
 impl<W: Work<St>, St: Store> Future for Run<W, St> {
     type Output = W::Given;
 
@@ -108,15 +120,17 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             Ok(write) => executor.try_end_now(lease, write),
             Err(_) => None,
         };
-        let Some(leased) = this.leased.take() else {
-            return Poll::Pending;
-        };
         if let (Ok(write), Some(ended)) = (&write, ended) {
-            executor.leave(leased.held, write, &ended, told);
+            // Where it is, for it is large.
+            executor.leave(&mut leased.held, write, &ended, told);
+            *this.leased = None;
             let settled = executor.settled(outcome, is_answer, ended, created_at);
             return Poll::Ready(this.work.give(settled));
         }
         leased.held.alive.end_is_under_way();
+        let Some(leased) = this.leased.take() else {
+            return Poll::Pending;
+        };
         let settling = settle(executor.clone(), leased, outcome, is_answer, write, told);
         let ending = this.ending.insert(Box::pin(settling));
         let settled = ready!(ending.as_mut().poll(cx));

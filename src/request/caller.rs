@@ -170,6 +170,7 @@ impl Calling {
 
     /// The digest over record key and caller together, so that it is no hash of a password that
     /// is the same in every record.
+    #[inline]
     pub(super) fn digest(
         &self,
         key: &RecordKey,
@@ -259,7 +260,8 @@ impl Calling {
 
     /// The names of what tells the caller of this request from others, never a value.
     pub(super) fn names(&self, is_scoped: bool, headers: &HeaderMap, uri: &Uri) -> Vec<String> {
-        let fields = Fields::find(headers);
+        let mut fields = Fields::of(headers);
+        fields.find();
         let mut names = Vec::new();
         if !is_scoped && !self.any_host && !host(uri, &fields).is_empty() {
             names.push("host".to_owned());
@@ -350,6 +352,7 @@ fn subjects_of<'a>(certificate: &'a [u8], wanted: &str) -> Vec<Cow<'a, [u8]>> {
 }
 
 /// The host that the request was sent to; empty when it is not known.
+#[inline]
 fn host<'a>(uri: &'a Uri, fields: &Fields<'a>) -> Cow<'a, [u8]> {
     if let Some(authority) = uri.authority() {
         let authority = authority.as_str();
@@ -417,7 +420,8 @@ mod tests {
 
     fn by(recipe: &Recipe, is_scoped: bool, sent: &Sent) -> (CallerDigest, Known) {
         let parts = parts(sent);
-        let fields = Fields::find(&parts.headers);
+        let mut fields = Fields::of(&parts.headers);
+        fields.find();
         recipe.calling.digest(&KEY, is_scoped, &parts, &fields)
     }
 
@@ -493,7 +497,8 @@ mod tests {
     #[test]
     fn the_same_credentials_are_another_digest_in_another_record() {
         let parts = parts(&sent([("authorization", "Basic YTpi")]));
-        let fields = Fields::find(&parts.headers);
+        let mut fields = Fields::of(&parts.headers);
+        fields.find();
         let of = |key: u8| {
             let key = RecordKey::from_bytes([key; 32]);
             Recipe::new().calling.digest(&key, false, &parts, &fields).0

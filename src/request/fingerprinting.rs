@@ -330,7 +330,9 @@ impl Fingerprinting {
             fields::multipart_pieces(&body.contiguous(), boundary, digest);
             return Form::Pieces;
         }
-        body.iter().for_each(|chunk| digest.raw(chunk));
+        for chunk in body.iter() {
+            digest.raw(chunk);
+        }
         Form::Whole
     }
 }
@@ -370,7 +372,8 @@ mod tests {
         let (parts, ()) = request.body(()).expect("it is valid").into_parts();
         let body = Chunks::from(Bytes::from_static(body));
         let whole = fingerprinting.needs_whole_body().then(|| body.contiguous());
-        let fields = Fields::find(&parts.headers);
+        let mut fields = Fields::of(&parts.headers);
+        fields.find();
         let path = super::super::original_path(&parts);
         fingerprinting.fingerprint(&parts, &path, &fields, &body, whole.as_ref())
     }

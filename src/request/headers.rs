@@ -95,22 +95,27 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn find(headers: &'a HeaderMap) -> Self {
-        let mut fields = Self {
+    /// Returns those of `headers`; none is [found](Self::find) yet.
+    #[inline]
+    pub(super) const fn of(headers: &'a HeaderMap) -> Self {
+        Self {
             headers,
             values: [None; SLOTS],
             present: 0,
             repeated: 0,
-        };
-        for (name, value) in headers {
+        }
+    }
+
+    /// Finds them, where they are kept: it is too much to be moved.
+    pub(super) fn find(&mut self) {
+        for (name, value) in self.headers {
             if let Some(slot) = slot(name.as_str()) {
                 let bit = 1 << slot;
-                fields.repeated |= fields.present & bit;
-                fields.present |= bit;
-                fields.values[slot].get_or_insert(value);
+                self.repeated |= self.present & bit;
+                self.present |= bit;
+                self.values[slot].get_or_insert(value);
             }
         }
-        fields
     }
 
     /// The first line of a field, empty when it is not there.
@@ -341,7 +346,8 @@ mod tests {
         turned.reverse();
         for lines in [lines, turned] {
             let headers = headers(&lines);
-            let fields = Fields::find(&headers);
+            let mut fields = Fields::of(&headers);
+            fields.find();
             let names = |slots: &mut dyn Iterator<Item = Slot>| slots.map(name).collect::<Vec<_>>();
             assert_eq!(
                 names(&mut fields.credentials()),
@@ -362,7 +368,8 @@ mod tests {
             let fed = |values: &[String]| {
                 let lines: Vec<_> = values.iter().map(|value| ("x-api-key", value.as_str())).collect();
                 let headers = headers(&lines);
-                let fields = Fields::find(&headers);
+                let mut fields = Fields::of(&headers);
+                fields.find();
                 let [mut by_slot, mut by_name] = [(); 2].map(|()| Digest::new(Domain::Test));
                 fields.feed(2, &mut by_slot);
                 let name = HeaderName::from_static("x-api-key");

@@ -129,7 +129,8 @@ impl Identification {
     ) -> Identified<'a> {
         let named = naming.name(parts);
         let record_key = named.parts(&sent).record_key();
-        let fields = Fields::find(&parts.headers);
+        let mut fields = Fields::of(&parts.headers);
+        fields.find();
         let path = named.path(parts);
         let identity = |recipe: &Recipe| {
             let is_scoped = named.scope.is_some();

@@ -37,6 +37,7 @@ pub(super) fn query(parts: &Parts) -> Option<Cow<'_, str>> {
 
 /// Normalises percent-encoding. Text in which a `%` is not followed by two digits stays as it is:
 /// what a decoded character would make of such a `%` is nobody's meaning.
+#[inline]
 pub(super) fn normalised(text: &str) -> Cow<'_, str> {
     match any_of(text.as_bytes(), has_percent) {
         true => with_escapes(text),

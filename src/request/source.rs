@@ -153,6 +153,7 @@ impl KeySource {
     }
 
     /// Says what the header fields tell of the key.
+    #[inline]
     pub(crate) fn look(&self, headers: &HeaderMap) -> Look {
         let found = match &self.0 {
             Source::Header(name, syntax) => key::find(headers, name, *syntax),

@@ -64,11 +64,11 @@ const NEVER_STORED: [HeaderName; 8] = [
 /// Takes out of a response what is not stored of it.
 #[derive(Clone)]
 pub(crate) struct Sieve {
-    /// By their lengths, by which most names are told from all of these.
+    /// By their lengths.
     names: Arc<[Vec<HeaderName>]>,
     beginnings: Arc<[Box<str>]>,
-    /// A bit for each first letter of a beginning.
-    letters: u32,
+    /// The [bits](bit) of all of them, by which most names are told from all of these.
+    bits: u64,
     max_body: usize,
 }
 
@@ -77,7 +77,7 @@ impl Default for Sieve {
         let sieve = Self {
             names: Arc::default(),
             beginnings: Arc::default(),
-            letters: 0,
+            bits: 0,
             max_body: 1 << 20,
         };
         sieve.without(UNSTORED_HEADERS)
@@ -88,15 +88,17 @@ impl Sieve {
     /// The same sieve, for other fields.
     pub(crate) fn without(self, unstored: impl IntoIterator<Item = HeaderName>) -> Self {
         let mut names: Vec<Vec<HeaderName>> = Vec::new();
-        let (mut beginnings, mut letters) = (Vec::new(), 0);
+        let (mut beginnings, mut bits) = (Vec::new(), 0);
         for name in NEVER_STORED.into_iter().chain(unstored) {
             match name.as_str().strip_suffix('*') {
                 Some(beginning) => {
-                    // Without a letter, it stands for all.
-                    letters |= letter(beginning).unwrap_or(u32::MAX);
+                    // With so little, it stands for many.
+                    bits |= bit(beginning).unwrap_or(u64::MAX);
                     beginnings.push(beginning.into());
                 }
                 None => {
+                    // Without one, it is looked for in any case.
+                    bits |= bit(name.as_str()).unwrap_or_default();
                     let length = name.as_str().len();
                     names.resize_with(names.len().max(length + 1), Vec::new);
                     names[length].push(name);
@@ -106,7 +108,7 @@ impl Sieve {
         Self {
             names: names.into(),
             beginnings: beginnings.into(),
-            letters,
+            bits,
             ..self
         }
     }
@@ -133,10 +135,13 @@ impl Sieve {
     #[inline]
     fn is_unstored(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
-        let is_of_a_letter = letter(text).is_some_and(|letter| self.letters & letter != 0);
+        bit(text).is_none_or(|bit| self.bits & bit != 0) && self.has(name)
+    }
+
+    fn has(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
         let of_its_length = self.names.get(text.len());
-        of_its_length.is_some_and(|names| names.contains(name))
-            || is_of_a_letter && self.begins(text)
+        of_its_length.is_some_and(|names| names.contains(name)) || self.begins(text)
     }
 
     fn begins(&self, name: &str) -> bool {
@@ -196,10 +201,12 @@ impl Sieve {
     }
 }
 
-/// The bit of the first letter of a name.
-fn letter(name: &str) -> Option<u32> {
-    let first = name.as_bytes().first()?;
-    Some(1 << (first % 32))
+/// One bit of 64, by the first four letters of a name; `None` when it has fewer.
+fn bit(name: &str) -> Option<u64> {
+    // Of the usual names none has the bit of one that is not stored.
+    const FACTOR: u32 = 0x249b_c3df;
+    let letters = u32::from_le_bytes(*name.as_bytes().first_chunk()?);
+    Some(1 << (letters.wrapping_mul(FACTOR) >> 26))
 }
 
 /// The fields that `Connection` names.

@@ -63,7 +63,8 @@ impl<St: Store> Shared<St> {
                 completed.expires_at,
             );
         }
-        self.told(response, Outcome::Replayed)
+        self.tell(&mut response, Outcome::Replayed);
+        response
     }
 
     /// The response of the run that a request waited for, which is not recorded.
@@ -81,7 +82,8 @@ impl<St: Store> Shared<St> {
             Ok(Answer::Response(stored)) => {
                 let mut response = made_again(stored);
                 mark(response.headers_mut(), IDEMPOTENT_REPLAYED, TRUE);
-                self.told(response, Outcome::Replayed)
+                self.tell(&mut response, Outcome::Replayed);
+                response
             }
             _ => self.refuse(&ended(End::Unknown, end).into(), asked),
         }
@@ -95,22 +97,26 @@ impl<St: Store> Shared<St> {
     ) -> Result<Response<RB>, E> {
         match settled {
             Settled::Value {
-                value,
+                mut value,
                 recorded,
                 created_at,
                 expires_at,
-            } => value.map(|mut response| {
-                if let Some(expires_at) = expires_at
-                    && self.settings.report_times
-                {
-                    report_times(response.headers_mut(), created_at, expires_at);
+            } => {
+                if let Ok(response) = &mut value {
+                    if let Some(expires_at) = expires_at
+                        && self.settings.report_times
+                    {
+                        report_times(response.headers_mut(), created_at, expires_at);
+                    }
+                    self.tell(response, Outcome::Executed(recorded));
                 }
-                self.told(response, Outcome::Executed(recorded))
-            }),
+                value
+            }
             Settled::Superseded(completed) => Ok(self.replay(&completed, Asked::Given(kept))),
             Settled::Withheld(conflict, recorded) => {
-                let response = self.refuse(&conflict.into(), Asked::Given(kept));
-                Ok(self.told(response, Outcome::Executed(recorded)))
+                let mut response = self.refuse(&conflict.into(), Asked::Given(kept));
+                self.tell(&mut response, Outcome::Executed(recorded));
+                Ok(response)
             }
         }
     }
@@ -134,7 +140,8 @@ impl<St: Store> Shared<St> {
         {
             mark(response.headers_mut(), IDEMPOTENCY_HOLDER, tag(holder));
         }
-        self.told(response, Outcome::Refused(refusal.reason()))
+        self.tell(&mut response, Outcome::Refused(refusal.reason()));
+        response
     }
 
     /// Whether a response says that the attempt of `owner` is in progress, to that attempt itself:
@@ -158,15 +165,15 @@ impl<St: Store> Shared<St> {
     /// Marks the response of a request that ran without protection.
     pub(super) fn unprotected<RB>(&self, mut response: Response<RB>) -> Response<RB> {
         mark(response.headers_mut(), IDEMPOTENCY_UNPROTECTED, TRUE);
-        self.told(response, Outcome::Unprotected)
+        self.tell(&mut response, Outcome::Unprotected);
+        response
     }
 
     /// Tells the layers outside what became of a request, if they want to know.
-    pub(super) fn told<RB>(&self, mut response: Response<RB>, outcome: Outcome) -> Response<RB> {
+    fn tell<RB>(&self, response: &mut Response<RB>, outcome: Outcome) {
         if self.settings.report_outcome {
             response.extensions_mut().insert(outcome);
         }
-        response
     }
 
     /// Whether a request runs although the store failed with `error`. Not if the operation may

@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use crate::executor::BoxFuture;
+
 /// A run, as [`carry_context`](crate::IdempotencyLayer::carry_context) gets and gives it.
 pub type RunFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -37,15 +39,15 @@ pub(super) struct Carried<T> {
 }
 
 enum Progress<T> {
-    Running(Pin<Box<dyn Future<Output = T> + Send>>),
+    Running(BoxFuture<T>),
     /// `None`: it was given away.
     Done(Option<T>),
 }
 
 impl<T: Send + 'static> Carried<T> {
     /// Calls the hook.
-    pub(super) fn new(Carry(carry): &Carry, run: impl Future<Output = T> + Send + 'static) -> Self {
-        let run = Arc::new(Mutex::new(Progress::Running(Box::pin(run))));
+    pub(super) fn new(Carry(carry): &Carry, run: BoxFuture<T>) -> Self {
+        let run = Arc::new(Mutex::new(Progress::Running(run)));
         let polled = Polled(Arc::clone(&run));
         let around = catch_unwind(AssertUnwindSafe(|| carry(Box::pin(polled))));
         if around.is_err() {

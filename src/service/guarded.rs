@@ -1,7 +1,8 @@
 //! One guarded request, from its read body to its answer.
 
 use std::error::Error;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -16,7 +17,7 @@ use super::work::HandlerWork;
 use crate::body::{Collector, Drain, FromBuffered, Patience, Rest, Stop};
 use crate::error::StoreError;
 use crate::executor::{
-    Attempt, Begun, Claimant, Conflict, Detached, Earlier, Held, Stage, Unprotected,
+    Attempt, Begun, BoxFuture, Claimant, Conflict, Detached, Earlier, Held, Stage, Unprotected,
 };
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts};
@@ -89,7 +90,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
             parts,
             body,
             read: Collector::new(settings.longest_request_body()),
-            patience: Patience::new(settings.body_idle, settings.request_timeout),
+            patience: Patience::default(),
             inner,
             shared,
         }
@@ -100,7 +101,8 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         match self.read.poll(&mut self.body, Some(room), cx) {
             Poll::Ready(stop) => Poll::Ready(Read::Stopped(stop)),
             Poll::Pending => {
-                let waited = self.patience.poll(self.read.length(), cx);
+                let limits = self.shared.settings.body_limits();
+                let waited = self.patience.poll(limits, self.read.length(), cx);
                 waited.map(|()| Read::TimedOut)
             }
         }
@@ -218,35 +220,56 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         RB: FromBuffered + Send + 'static,
     {
         self.read.take_room(self.shared.room());
-        let (parts, body) = (self.parts, self.read.into_body(Rest::Nothing));
-        let (inner, shared) = (self.inner, self.shared);
+        let body = self.read.into_body(Rest::Nothing);
+        let layer = Arc::clone(&self.shared);
         Next::Running(match goes {
-            Goes::Passing => return Next::Passing(inner, Request::from_parts(parts, body)),
+            Goes::Passing => {
+                return Next::Passing(self.inner, Request::from_parts(self.parts, body));
+            }
             Goes::Held(held, key) => {
                 let mut stage = None;
-                let layer = Arc::clone(&shared);
-                let run = HandlerWork::begin(shared, inner, parts, body, held, key, &mut stage);
+                let mut run = Box::pin(HandlerWork::new(self.shared, &self.parts, held, key));
+                let request = Request::from_parts(self.parts, body);
+                HandlerWork::call(run.as_mut(), self.inner, request, &mut stage);
                 detached(&layer, stage, run)
             }
             Goes::Unprotected(open) => {
                 let stage: Arc<Stage> = Arc::default();
-                let layer = Arc::clone(&shared);
-                let run = run_unprotected(shared, inner, parts, body, open, Arc::clone(&stage));
-                detached(&layer, Some(stage), run)
+                let run = run_unprotected(
+                    self.shared,
+                    self.inner,
+                    self.parts,
+                    body,
+                    open,
+                    Arc::clone(&stage),
+                );
+                detached(&layer, Some(stage), Box::pin(run))
             }
             Goes::Orphaned(held, key) => {
                 let stage = Arc::new(Stage::holding());
-                let layer = Arc::clone(&shared);
                 let start = Start::Orphaned(held, key);
-                let run = run_when_held(shared, inner, parts, body, start, Arc::clone(&stage));
-                detached(&layer, Some(stage), run)
+                let run = run_when_held(
+                    self.shared,
+                    self.inner,
+                    self.parts,
+                    body,
+                    start,
+                    Arc::clone(&stage),
+                );
+                detached(&layer, Some(stage), Box::pin(run))
             }
             Goes::Claiming(claimant) => {
                 let stage: Arc<Stage> = Arc::default();
-                let layer = Arc::clone(&shared);
                 let start = Start::Claim(claimant);
-                let run = run_when_held(shared, inner, parts, body, start, Arc::clone(&stage));
-                detached(&layer, Some(stage), run)
+                let run = run_when_held(
+                    self.shared,
+                    self.inner,
+                    self.parts,
+                    body,
+                    start,
+                    Arc::clone(&stage),
+                );
+                detached(&layer, Some(stage), Box::pin(run))
             }
         })
     }
@@ -256,12 +279,12 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
 fn detached<St: Store, T: Send + 'static>(
     shared: &Shared<St>,
     stage: Option<Arc<Stage>>,
-    run: impl Future<Output = T> + Send + 'static,
+    run: BoxFuture<T>,
 ) -> Detached<T> {
     let runs = shared.executor.runs();
     match &shared.settings.carry {
         None => Detached::new(runs, stage, run),
-        Some(carry) => Detached::new(runs, stage, Carried::new(carry, run)),
+        Some(carry) => Detached::new(runs, stage, Box::pin(Carried::new(carry, run))),
     }
 }
 
@@ -304,7 +327,10 @@ where
         Begun::Held(held) => {
             let mut stage = Some(stage);
             let shared = Arc::clone(&shared);
-            return HandlerWork::begin(shared, inner, parts, body, held, key, &mut stage).await;
+            let mut run = pin!(HandlerWork::new(shared, &parts, held, key));
+            let request = Request::from_parts(parts, body);
+            HandlerWork::call(run.as_mut(), inner, request, &mut stage);
+            return run.await;
         }
         Begun::Completed(completed) => return Ok(shared.replay(&completed, Asked::Here(&parts))),
         Begun::Shared(end) => return Ok(shared.share(&end, Asked::Here(&parts))),

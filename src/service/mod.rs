@@ -69,6 +69,7 @@ impl<S: Clone, St> Idempotency<S, St> {
     }
 
     /// Hands a request on, at once if the service within is ready.
+    #[inline]
     fn pass<B>(&mut self, request: Request<B>) -> ResponseFuture<S, B, St>
     where
         S: Service<Request<B>, Response: Send + 'static, Error: Send + 'static>,
@@ -133,29 +134,31 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = &self.layered.shared;
-        let Some(look) = shared.settings.look(&request) else {
+        let Some(mut look) = shared.settings.look(&request) else {
             return self.pass(request);
         };
         let (parts, body) = request.into_parts();
-        let look = match look {
-            _ if !shared.settings.is_picked(&parts) => None,
-            Look::InHead => shared.settings.look_again(&parts),
-            look => Some(look),
-        };
-        let Some(look) = look else {
+        if !shared.settings.is_picked(&parts) {
             return self.pass(Request::from_parts(parts, body));
-        };
+        }
+        if let Look::InHead = look {
+            match shared.settings.look_again(&parts) {
+                Some(again) => look = again,
+                None => return self.pass(Request::from_parts(parts, body)),
+            }
+        }
         // What is wrong with a key in a header is said before the body is read.
-        let refusal = match look {
+        let refusal = match &look {
             Look::Absent => Refusal::missing_key(),
-            Look::Invalid(invalid) => invalid.into(),
-            look => {
+            Look::Invalid(invalid) => invalid.clone().into(),
+            Look::Found(_) | Look::InBody | Look::InHead => {
                 let shared = Arc::clone(shared);
                 let inner = self.take_inner();
-                let guarded = Guarded::new(look, parts, body, inner, shared);
-                return ResponseFuture::new(State::Reading {
-                    guarded: Some(guarded),
-                });
+                return ResponseFuture {
+                    state: State::Reading {
+                        guarded: Some(Guarded::new(look, parts, body, inner, shared)),
+                    },
+                };
             }
         };
         let response = shared.refuse(&refusal, Asked::Here(&parts));

@@ -32,6 +32,7 @@ use crate::store::Store;
 const LONGEST_UNWANTED: Duration = Duration::from_secs(60);
 
 pin_project! {
+    #[project = Projection]
     /// A call of the handler, and the reading of its response as far as it has to be read.
     pub(super) struct HandlerWork<F, RB, St>
     where
@@ -95,57 +96,69 @@ where
     E: Send + 'static,
     St: Store,
 {
-    /// Calls the handler under a lease, as soon as it is ready.
+    /// Work under a lease. Its handler is to be [called](Self::call) before it is polled.
+    pub(super) fn new(
+        shared: Arc<Shared<St>>,
+        parts: &Parts,
+        held: Held,
+        key: IdempotencyKey,
+    ) -> Run<Self, St> {
+        let work = Self {
+            kept: shared.settings.responder.keep(parts),
+            owner: held.owner(),
+            shared,
+            known: None,
+            state: State::NotCalled { instead: None },
+        };
+        Run::new(held, key, work)
+    }
+
+    /// Calls the handler, as soon as it is ready. It is called for a run that is in its place, for
+    /// its future is large.
     ///
     /// If it is not ready, `stage` tells when nobody wants its answer any more: then it is not
     /// called.
-    pub(super) fn begin<S, B>(
-        shared: Arc<Shared<St>>,
+    pub(super) fn call<S, B>(
+        run: Pin<&mut Run<Self, St>>,
         mut inner: S,
-        parts: Parts,
-        body: B,
-        held: Held,
-        key: IdempotencyKey,
+        mut request: Request<B>,
         stage: &mut Option<Arc<Stage>>,
-    ) -> Run<Self, St>
-    where
+    ) where
         S: Service<Request<B>, Response = Response<RB>, Error = E, Future = F> + Send + 'static,
         F: Send,
         B: Send + 'static,
     {
-        let kept = shared.settings.responder.keep(&parts);
-        let mut request = Request::from_parts(parts, body);
-        let attempt = shared.executor.attempt(&held, key.clone());
-        attempt.put_into(request.extensions_mut());
+        if let Some(attempt) = run.attempt() {
+            attempt.put_into(request.extensions_mut());
+        }
+        let Projection {
+            shared, mut state, ..
+        } = run.work().project();
         let called = catch_unwind(AssertUnwindSafe(|| {
             // Nobody is woken by this; if it is not ready, it is asked again at once.
-            match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(())) => State::Calling {
-                    future: inner.call(request),
-                },
-                Poll::Ready(Err(error)) => State::NotCalled {
-                    instead: Some(Err(error)),
-                },
-                Poll::Pending => {
-                    let stage = stage.get_or_insert_default();
-                    stage.may_hold();
-                    let stage = Arc::clone(stage);
-                    let waiting = wait(Arc::clone(&shared), inner, request, stage);
-                    State::Waiting {
-                        waiting: Box::pin(waiting),
+            state.set(
+                match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Ok(())) => State::Calling {
+                        future: inner.call(request),
+                    },
+                    Poll::Ready(Err(error)) => State::NotCalled {
+                        instead: Some(Err(error)),
+                    },
+                    Poll::Pending => {
+                        let stage = stage.get_or_insert_default();
+                        stage.may_hold();
+                        let stage = Arc::clone(stage);
+                        let waiting = wait(Arc::clone(shared), inner, request, stage);
+                        State::Waiting {
+                            waiting: Box::pin(waiting),
+                        }
                     }
-                }
-            }
+                },
+            );
         }));
-        let state = called.unwrap_or_else(|panic| State::Panicked { panic: Some(panic) });
-        let work = Self {
-            owner: held.owner(),
-            shared,
-            kept,
-            known: None,
-            state,
-        };
-        Run::new(held, key, work)
+        if let Err(panic) = called {
+            state.set(State::Panicked { panic: Some(panic) });
+        }
     }
 }
 

@@ -143,7 +143,7 @@ impl Beats {
     pub(super) fn enter(self: &Arc<Self>, lease: &Lease, now: Timestamp) -> Alive {
         let shard = shard_of(lease.owner);
         let mut table = self.lock(shard);
-        let left = micros(lease.deadline.since(now));
+        let left = lease.deadline.as_micros().saturating_sub(now.as_micros());
         let until = left.saturating_sub(2 * self.interval).min(self.interval);
         // By the key, so that a history of a test can happen again.
         let [first, ..] = *lease.key.as_bytes();
@@ -179,7 +179,7 @@ impl Beats {
     /// The tick that is `micros` after `now`.
     fn tick_in(&self, table: &Table, micros: u64, now: Timestamp) -> u64 {
         // A wall clock that jumps makes a renewal come early, and never late.
-        let since_cursor = now.since(table.cursor_at).as_micros() as u64;
+        let since_cursor = now.as_micros().saturating_sub(table.cursor_at.as_micros());
         let since_cursor = since_cursor.min(Self::LONGEST_SLEEP * self.tick);
         let ticks = (micros + since_cursor) / self.tick;
         table.cursor + ticks.clamp(1, WHEEL - 1)
@@ -524,7 +524,7 @@ impl Alive {
     }
 
     /// Ends it. Those who wait for its end get `end`; without one they have to ask the store.
-    pub(in crate::executor) fn leave(mut self, end: impl FnOnce() -> Option<SharedEnd>) {
+    pub(in crate::executor) fn leave(&mut self, end: impl FnOnce() -> Option<SharedEnd>) {
         let index = std::mem::replace(&mut self.place.index, NIL);
         let mut noted = self.table().remove(index);
         if let Some(tell) = noted.take_tell()
