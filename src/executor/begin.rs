@@ -18,9 +18,10 @@ use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::Orphan;
 use crate::record::{
-    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, decide, random_u64,
+    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, Renewal, decide,
+    random_u64,
 };
-use crate::store::{Claim, Completion, Store, Waiter, at_once};
+use crate::store::{Claim, Completion, Fenced, Store, Waiter, at_once};
 
 /// The least pause between two waits for a run.
 const BREATH: Duration = Duration::from_millis(1);
@@ -287,6 +288,34 @@ impl<St: Store> Executor<St> {
             }
             begun => begun,
         }
+    }
+
+    /// Returns why work must not begin under `lease`, if that was granted so long ago that only the
+    /// store can tell whether the heartbeat has kept it.
+    pub(crate) async fn still_holds(&self, lease: Option<&Lease>) -> Result<(), Conflict> {
+        let Some(lease) = lease else {
+            return Err(Conflict::LeaseLost);
+        };
+        let settings = &self.shared.settings;
+        let mut deadline = lease.deadline;
+        while deadline <= self.now() {
+            deadline = self.now().plus(settings.lease);
+            let renewal = Renewal {
+                deadline,
+                expires_at: deadline.plus(settings.retention),
+            };
+            let renewed = self.bounded(self.shared.store.renew(lease, renewal)).await;
+            match renewed.map_err(Conflict::Store)? {
+                Fenced::Applied => {}
+                Fenced::LeaseLost(_) => {
+                    return Err(Conflict::InProgress {
+                        retry_after: Duration::from_secs(1),
+                        owner: None,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn completion(

@@ -1,7 +1,5 @@
 //! Asking the business system what became of a lost attempt.
 
-use std::time::Duration;
-
 use tokio::time::timeout;
 use tracing::{Instrument, Span, warn};
 
@@ -10,7 +8,7 @@ use super::detach::Stage;
 use super::{Conflict, Executor};
 use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
-use crate::record::{Completed, Lease, Renewal};
+use crate::record::{Completed, Lease};
 use crate::response::Answer;
 use crate::store::{Completion, Fenced, Store};
 
@@ -28,7 +26,7 @@ impl<St: Store> Executor<St> {
             return Begun::Held(held);
         };
         match self.ask(reconcile, key, &held.lease).await {
-            Reconciled::NotExecuted => match self.still_holds(&held.lease).await {
+            Reconciled::NotExecuted => match self.still_holds(Some(&held.lease)).await {
                 Ok(()) if !stage.is_left() => Begun::Held(held),
                 Ok(()) => {
                     self.undo(held).await;
@@ -46,31 +44,6 @@ impl<St: Store> Executor<St> {
             }
             Reconciled::Completed(answer) => self.complete_reconciled(held, &answer).await,
         }
-    }
-
-    /// Returns why work must not begin under `lease`, if it was asked for so long that only the
-    /// store can tell whether the heartbeat has kept it.
-    async fn still_holds(&self, lease: &Lease) -> Result<(), Conflict> {
-        let settings = &self.shared.settings;
-        let mut deadline = lease.deadline;
-        while deadline <= self.now() {
-            deadline = self.now().plus(settings.lease);
-            let renewal = Renewal {
-                deadline,
-                expires_at: deadline.plus(settings.retention),
-            };
-            let renewed = self.bounded(self.shared.store.renew(lease, renewal)).await;
-            match renewed.map_err(Conflict::Store)? {
-                Fenced::Applied => {}
-                Fenced::LeaseLost(_) => {
-                    return Err(Conflict::InProgress {
-                        retry_after: Duration::from_secs(1),
-                        owner: None,
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(super) async fn complete_reconciled(&self, held: Held, answer: &Answer) -> Begun {

@@ -12,6 +12,7 @@ use super::begin::Held;
 use super::end::{Asking, Ending, Finished, Settled, Told, Write};
 use super::{Attempt, Executor, after};
 use crate::key::IdempotencyKey;
+use crate::record::Lease;
 use crate::store::Store;
 
 pub(super) type Panic = Box<dyn Any + Send>;
@@ -79,8 +80,11 @@ impl<W: Work<St>, St: Store> Run<W, St> {
         Some(self.work.executor().attempt(held, key.clone()))
     }
 
-    pub(crate) fn work(self: Pin<&mut Self>) -> Pin<&mut W> {
-        self.project().work
+    /// The work, and the lease that it runs under; `None` when that has ended.
+    pub(crate) fn work(self: Pin<&mut Self>) -> (Pin<&mut W>, Option<&Lease>) {
+        let this = self.project();
+        let leased = this.leased.as_ref();
+        (this.work, leased.map(|leased| &leased.held.lease))
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) enum Responder {
 type Respond = dyn Fn(&Refusal, &Parts) -> Response<Bytes> + Send + Sync;
 
 /// What is kept of a request for a refusal that may come after its handler took it.
+#[derive(Clone)]
 pub(crate) enum Kept {
     Http,
     Grpc,

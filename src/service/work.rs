@@ -23,7 +23,7 @@ use crate::executor::{
 use crate::key::IdempotencyKey;
 use crate::policy::{End, Judged, Summary, has_second_message};
 use crate::problem::{Kept, Refusal};
-use crate::record::Owner;
+use crate::record::{Lease, Owner};
 use crate::response::{Answer, encode_response};
 use crate::settings::Shared;
 use crate::store::Store;
@@ -131,9 +131,13 @@ where
         if let Some(attempt) = run.attempt() {
             attempt.put_into(request.extensions_mut());
         }
+        let (work, lease) = run.work();
         let Projection {
-            shared, mut state, ..
-        } = run.work().project();
+            shared,
+            kept,
+            mut state,
+            ..
+        } = work.project();
         let called = catch_unwind(AssertUnwindSafe(|| {
             // Nobody is woken by this; if it is not ready, it is asked again at once.
             state.set(
@@ -148,7 +152,8 @@ where
                         let stage = stage.get_or_insert_default();
                         stage.may_hold();
                         let stage = Arc::clone(stage);
-                        let waiting = wait(Arc::clone(shared), inner, request, stage);
+                        let held = (lease.cloned(), kept.clone());
+                        let waiting = wait(Arc::clone(shared), inner, request, held, stage);
                         State::Waiting {
                             waiting: Box::pin(waiting),
                         }
@@ -162,11 +167,13 @@ where
     }
 }
 
-/// Waits until the handler is ready, and calls it then if somebody still wants its answer.
+/// Waits until the handler is ready, and calls it then if the key is still held and somebody still
+/// wants its answer.
 async fn wait<S, B, RB, St>(
     shared: Arc<Shared<St>>,
     mut inner: S,
     request: Request<B>,
+    (lease, kept): (Option<Lease>, Kept),
     stage: Arc<Stage>,
 ) -> Result<S::Future, Result<Response<RB>, S::Error>>
 where
@@ -178,16 +185,15 @@ where
         true => Poll::Ready(None),
         false => inner.poll_ready(cx).map(Some),
     });
-    match ready.await {
-        Some(Ok(())) => Ok(inner.call(request)),
-        Some(Err(error)) => Err(Err(error)),
-        None => {
-            let kept = Kept::Http;
-            Err(Ok(
-                shared.refuse(&Conflict::Left.into(), Asked::Given(&kept))
-            ))
-        }
-    }
+    let conflict = match ready.await {
+        Some(Ok(())) => match shared.executor.still_holds(lease.as_ref()).await {
+            Ok(()) => return Ok(inner.call(request)),
+            Err(conflict) => conflict,
+        },
+        Some(Err(error)) => return Err(Err(error)),
+        None => Conflict::Left,
+    };
+    Err(Ok(shared.refuse(&conflict.into(), Asked::Given(&kept))))
 }
 
 impl<F, RB, E, St> Future for HandlerWork<F, RB, St>

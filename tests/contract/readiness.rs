@@ -12,11 +12,12 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::error::Overloaded;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_idempotency::store::Store;
+use tower_idempotency::testing::Living;
 use tower_idempotency::{IdempotencyLayer, Orphan};
 
 use crate::support::{
-    Body, BoxError, FaultyStore, Runs, answer, call, channel, direct, eventually, layer, service,
-    spawn, whole,
+    Body, BoxError, Fault, FaultyStore, Runs, answer, call, channel, direct, eventually, layer,
+    service, spawn, whole,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -98,6 +99,49 @@ async fn a_handler_that_waits_for_capacity_never_begins_when_its_client_goes() {
         let layer = IdempotencyLayer::new(FaultyStore::new()).orphan(orphan);
         goes_while_it_waits(&layer).await;
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_waited_for_longer_than_its_lease_does_not_begin_beside_another() {
+    let store = FaultyStore::new();
+    store.be_remote();
+    let layer = IdempotencyLayer::new(store.clone())
+        .namespace("shop")
+        .any_host()
+        .lease(Duration::from_millis(100))
+        .clock_skew(Duration::ZERO);
+    let runs = Runs::default();
+    let node = |layer: IdempotencyLayer<FaultyStore>, runs: &Runs| {
+        direct(
+            ServiceBuilder::new()
+                .layer(layer)
+                .layer(GlobalConcurrencyLimitLayer::new(1))
+                .service(service(runs.gated())),
+        )
+    };
+    let busy = node(layer.clone(), &runs);
+    let others = Runs::default();
+    others.gate().open_for_good();
+    let other = IdempotencyLayer::new(store.clone())
+        .namespace("shop")
+        .any_host()
+        .lease(Duration::from_millis(100))
+        .clock_skew(Duration::ZERO)
+        .living(Living::of_another_process());
+    let other = node(other, &others);
+
+    let before = spawn(&busy, request("before"));
+    runs.gate().arrived().await;
+    store.fail_renewals(Fault::Unreachable);
+    let waits = spawn(&busy, request("k"));
+    eventually(async || layer.handle().in_flight() == 2).await;
+    eventually(async || answer(&other, request("k")).await == "run 1").await;
+    store.fail_renewals(Fault::None);
+    runs.gate().open_for_good();
+    before.await.expect("no panic");
+    assert_eq!(waits.await.expect("no panic"), "replayed: run 1");
+    assert_eq!(runs.count(), 1);
+    assert_eq!(answer(&busy, request("k")).await, "replayed: run 1");
 }
 
 async fn goes_while_it_waits<St: Store>(layer: &IdempotencyLayer<St>) {

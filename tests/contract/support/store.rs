@@ -38,6 +38,7 @@ pub(crate) struct FaultyStore {
 struct Faults {
     claims: Mutex<Fault>,
     ends: Mutex<Fault>,
+    renewals: Mutex<Fault>,
     damaged: AtomicBool,
     remote: AtomicBool,
     claim_gate: Mutex<Option<Gate>>,
@@ -58,6 +59,10 @@ impl FaultyStore {
     /// Of `complete` and `release`.
     pub(crate) fn fail_ends(&self, fault: Fault) {
         *self.faults.ends.lock().expect("not poisoned") = fault;
+    }
+
+    pub(crate) fn fail_renewals(&self, fault: Fault) {
+        *self.faults.renewals.lock().expect("not poisoned") = fault;
     }
 
     /// Whether the answers that it gives back cannot be read.
@@ -150,7 +155,8 @@ impl Store for FaultyStore {
     }
 
     async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        let renewed = self.inner.renew(lease, renewal).await?;
+        let renewing = self.inner.renew(lease, renewal);
+        let renewed = suffer(next(&self.faults.renewals), renewing).await?;
         self.faults.renewal_count.fetch_add(1, Ordering::SeqCst);
         Ok(renewed)
     }
