@@ -25,7 +25,7 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 pub(crate) enum Found {
     /// A copy, which costs less than to look for it once more.
     Short(Text),
-    Long(Box<str>),
+    Long(Box<[u8]>),
 }
 
 /// Room for a UUID and a prefix, where text is checked eight bytes at a time.
@@ -37,11 +37,12 @@ pub(crate) struct Text {
 }
 
 impl Found {
-    pub(crate) fn new(key: &str) -> Self {
+    /// `key` was checked.
+    pub(crate) fn new(key: &[u8]) -> Self {
         let mut bytes = [0; 63];
         match bytes.get_mut(..key.len()) {
             Some(place) => {
-                place.copy_from_slice(key.as_bytes());
+                place.copy_from_slice(key);
                 let length = key.len() as u8;
                 Self::Short(Text { bytes, length })
             }
@@ -50,12 +51,11 @@ impl Found {
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        match self {
-            Self::Short(Text { bytes, length }) => {
-                std::str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default()
-            }
+        let key = match self {
+            Self::Short(Text { bytes, length }) => &bytes[..usize::from(*length)],
             Self::Long(key) => key,
-        }
+        };
+        std::str::from_utf8(key).unwrap_or_default()
     }
 }
 
@@ -70,11 +70,11 @@ pub(crate) fn find(
     let Some(value) = headers.get(name) else {
         return Ok(None);
     };
-    let key = syntax.parse(value.as_bytes())?;
+    let key = syntax.read(value.as_bytes())?;
     // In most requests no name stands twice, and the map knows that at once.
     if headers.len() > headers.keys_len() {
         for other in headers.get_all(name).iter().skip(1) {
-            if syntax.parse(other.as_bytes())? != key {
+            if syntax.read(other.as_bytes())? != key {
                 return Err(InvalidKey::Differing);
             }
         }

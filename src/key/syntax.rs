@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::Utf8Error;
 
 /// The longest key that is accepted, in bytes, quotes and escapes not counted: Stripe's limit.
 pub const MAX_KEY_LENGTH: usize = 255;
@@ -36,8 +37,24 @@ impl KeySyntax {
     /// # Errors
     ///
     /// When the value is no key in this syntax.
-    #[inline]
     pub fn parse(self, value: &[u8]) -> Result<Cow<'_, str>, InvalidKey> {
+        let not_text = |error: Utf8Error| InvalidKey::NotPrintable {
+            at: error.valid_up_to(),
+        };
+        match self.read(value)? {
+            Cow::Borrowed(key) => std::str::from_utf8(key)
+                .map(Cow::Borrowed)
+                .map_err(not_text),
+            Cow::Owned(key) => String::from_utf8(key)
+                .map(Cow::Owned)
+                .map_err(|error| not_text(error.utf8_error())),
+        }
+    }
+
+    /// As [`parse`](Self::parse), where the key is copied anyway: printable ASCII, not looked at
+    /// once more.
+    #[inline]
+    pub(super) fn read(self, value: &[u8]) -> Result<Cow<'_, [u8]>, InvalidKey> {
         let value = value.trim_ascii();
         match value.first() {
             None => Err(InvalidKey::Empty),
@@ -110,7 +127,7 @@ impl fmt::Display for InvalidKey {
 
 impl std::error::Error for InvalidKey {}
 
-fn bare(value: &[u8]) -> Result<&str, InvalidKey> {
+fn bare(value: &[u8]) -> Result<&[u8], InvalidKey> {
     // Nearly all are good, so the bytes are looked at in one go, and a position is for the others.
     let is_visible = |byte: &u8| byte.is_ascii_graphic();
     if !value.iter().fold(true, |all, byte| all & is_visible(byte)) {
@@ -121,7 +138,7 @@ fn bare(value: &[u8]) -> Result<&str, InvalidKey> {
 }
 
 /// Reads what follows the opening quote.
-fn quoted(inner: &[u8]) -> Result<Cow<'_, str>, InvalidKey> {
+fn quoted(inner: &[u8]) -> Result<Cow<'_, [u8]>, InvalidKey> {
     // A backslash inside is the rare case; without one the key is borrowed.
     match memchr::memchr2(b'"', b'\\', inner) {
         None => Err(InvalidKey::Quoting),
@@ -133,10 +150,11 @@ fn quoted(inner: &[u8]) -> Result<Cow<'_, str>, InvalidKey> {
     }
 }
 
-fn unescape(inner: &[u8]) -> Result<Cow<'static, str>, InvalidKey> {
+fn unescape(inner: &[u8]) -> Result<Cow<'static, [u8]>, InvalidKey> {
     let (key, rest) = escaped_string(inner).ok_or(InvalidKey::Quoting)?;
     parameters(rest)?;
-    check(&key).map(|key| Cow::Owned(key.to_owned()))
+    check(&key)?;
+    Ok(Cow::Owned(key))
 }
 
 /// Reads a string with escapes up to its closing quote, and gives what follows it.
@@ -265,7 +283,7 @@ fn skip(text: &[u8], skipped: impl Fn(u8) -> bool) -> &[u8] {
 }
 
 /// Checks what holds for a key from any source.
-pub(crate) fn check(key: &[u8]) -> Result<&str, InvalidKey> {
+pub(crate) fn check(key: &[u8]) -> Result<&[u8], InvalidKey> {
     let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
     let (printable, visible) = key
         .iter()
@@ -282,13 +300,11 @@ pub(crate) fn check(key: &[u8]) -> Result<&str, InvalidKey> {
     short_enough(key)
 }
 
-fn short_enough(key: &[u8]) -> Result<&str, InvalidKey> {
-    if key.len() > MAX_KEY_LENGTH {
-        return Err(InvalidKey::TooLong { length: key.len() });
+const fn short_enough(key: &[u8]) -> Result<&[u8], InvalidKey> {
+    match key.len() {
+        length if length > MAX_KEY_LENGTH => Err(InvalidKey::TooLong { length }),
+        _ => Ok(key),
     }
-    std::str::from_utf8(key).map_err(|error| InvalidKey::NotPrintable {
-        at: error.valid_up_to(),
-    })
 }
 
 #[cfg(test)]

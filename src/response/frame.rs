@@ -178,6 +178,17 @@ impl<'a> Reader<'a> {
     }
 
     fn length(&mut self) -> Result<usize, DamagedAnswer> {
+        // Most take one byte.
+        match self.payload.get(self.at) {
+            Some(length @ ..0x80) => {
+                self.at += 1;
+                Ok(usize::from(*length))
+            }
+            _ => self.long_length(),
+        }
+    }
+
+    fn long_length(&mut self) -> Result<usize, DamagedAnswer> {
         let mut length = 0_u64;
         for shift in (0..63).step_by(7) {
             let byte = self.byte()?;
