@@ -67,8 +67,11 @@ impl Journal {
 /// One attempt at a key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Noted {
-    /// Also when it claimed, in microseconds since the Unix epoch: the clocks are one clock here.
+    /// Also when it sent its claim, in microseconds since the Unix epoch: the clocks are one clock
+    /// here. A slow wire may bring the claim to the store much later.
     pub(crate) token: u64,
+    /// When its handler began.
+    pub(crate) began: u64,
     pub(crate) pid: u32,
     /// Whether its handler blocked its thread for longer than its lease.
     pub(crate) has_blocked: bool,
@@ -104,6 +107,7 @@ pub(crate) fn read(path: &Path) -> crate::Result<HashMap<String, Vec<Noted>>> {
         match what {
             "began" => of_key.push(Noted {
                 token,
+                began: at.parse()?,
                 pid: number.parse()?,
                 has_blocked: false,
                 ended: None,

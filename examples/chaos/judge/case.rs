@@ -52,7 +52,7 @@ impl<'a> Case<'a> {
     }
 
     fn takeover(&self, before: &Noted, after: &Noted, storm: &Storm) -> Option<String> {
-        match before.ended.filter(|ended| after.token >= ended.at) {
+        match before.ended.filter(|ended| after.began >= ended.at) {
             Some(ended) if is_nothing_done(ended.status) => {
                 return Some("the attempt before did nothing".to_owned());
             }

@@ -35,6 +35,7 @@ fn attempt(pid: u32, token: u64, ended: Option<u16>) -> Noted {
     });
     Noted {
         token,
+        began: token,
         pid,
         has_blocked: false,
         ended,
@@ -190,6 +191,10 @@ fn an_attempt_may_follow_a_timeout_unless_the_key_is_held() {
         after_a_timeout("hold", status, ENDS_AFTER).fails_with(fine);
         // While the first one still ran.
         after_a_timeout("retake", status, ENDS_AFTER - 1).fails_with(fine);
+        // Its claim was sent then, and came to the store afterwards.
+        let mut late = after_a_timeout("retake", status, 1);
+        late.attempts[1].began = CLAIMED + ENDS_AFTER;
+        late.passes_with(fine);
     }
 }
 
