@@ -251,18 +251,18 @@ impl IdempotencyKey {
             parts.key,
         ];
         let mut ends = [0; 4];
-        let text = scratch::with(|text| {
+        let text = scratch::with_text(|text| {
             for (index, part) in all.into_iter().enumerate() {
-                text.extend_from_slice(part.as_bytes());
+                text.push_str(part);
                 if let Some(end) = ends.get_mut(index) {
                     *end = text.len();
                 }
             }
-            std::str::from_utf8(text).map(Arc::from)
+            Arc::from(text.as_str())
         });
         Self {
             record_key,
-            text: text.expect("strings one after the other are a string"),
+            text,
             ends,
             scoped: parts.scope.is_some(),
         }

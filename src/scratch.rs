@@ -12,15 +12,32 @@ thread_local! {
 /// Calls `write` with an empty vector, whose memory is used again by the next call on this thread.
 /// A call within `write` gets another vector.
 pub(crate) fn with<R>(write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut bytes = SCRATCH.try_with(Cell::take).unwrap_or_default();
+    let mut bytes = take();
     let written = write(&mut bytes);
+    keep(bytes);
+    written
+}
+
+/// Calls `write` with an empty string in the same memory.
+pub(crate) fn with_text<R>(write: impl FnOnce(&mut String) -> R) -> R {
+    // Nothing is in it that had to be checked.
+    let mut text = String::from_utf8(take()).unwrap_or_default();
+    let written = write(&mut text);
+    keep(text.into_bytes());
+    written
+}
+
+fn take() -> Vec<u8> {
+    SCRATCH.try_with(Cell::take).unwrap_or_default()
+}
+
+fn keep(mut bytes: Vec<u8>) {
     bytes.clear();
     if bytes.capacity() > KEPT {
         bytes.shrink_to(KEPT);
     }
     // While the thread ends there is no place for it; it is dropped.
     let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
-    written
 }
 
 #[cfg(test)]
@@ -36,6 +53,17 @@ mod tests {
         with(|bytes| bytes.extend_from_slice(&[1; 1000]));
         assert!(capacity() >= 1000);
         assert!(with(|bytes| bytes.is_empty()));
+    }
+
+    #[test]
+    fn a_string_has_the_memory_of_bytes() {
+        with(|bytes| bytes.extend_from_slice(&[0xff; 1000]));
+        with_text(|text| {
+            assert_eq!(text, "");
+            assert!(text.capacity() >= 1000);
+            text.push('a');
+        });
+        assert!(with(|bytes| bytes.is_empty() && bytes.capacity() >= 1000));
     }
 
     #[test]

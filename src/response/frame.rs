@@ -171,12 +171,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     fn byte(&mut self) -> Result<u8, DamagedAnswer> {
         let byte = *self.payload.get(self.at).ok_or(DamagedAnswer::Truncated)?;
         self.at += 1;
         Ok(byte)
     }
 
+    #[inline]
     fn length(&mut self) -> Result<usize, DamagedAnswer> {
         // Most take one byte.
         match self.payload.get(self.at) {
@@ -202,6 +204,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The range of the next `length` bytes.
+    #[inline]
     fn take(&mut self, length: usize) -> Result<std::ops::Range<usize>, DamagedAnswer> {
         let end = self
             .at
@@ -212,6 +215,7 @@ impl<'a> Reader<'a> {
         Ok(start..end)
     }
 
+    #[inline]
     fn sized(&mut self) -> Result<Bytes, DamagedAnswer> {
         let length = self.length()?;
         Ok(self.payload.slice(self.take(length)?))
@@ -247,6 +251,7 @@ impl<'a> Reader<'a> {
         Ok(fields)
     }
 
+    #[inline]
     fn name(&mut self) -> Result<HeaderName, DamagedAnswer> {
         const INVALID: DamagedAnswer = DamagedAnswer::Invalid {
             part: "header name",
