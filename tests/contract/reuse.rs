@@ -1004,3 +1004,28 @@ async fn another_caller_learns_nothing_whatever_became_of_the_key() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_token_that_is_renewed_between_two_tries_is_told_what_to_do() {
+    for_each_stack(|case| async move {
+        let runs = Runs::default();
+        let server = case.serve(&layer(), runs.numbered()).await;
+        let call = |token: &'static str| {
+            let call = server.post("/a").key("k").body("x");
+            call.header("authorization", token).send()
+        };
+        call("Bearer before").await.ran("run 1");
+        let problem = call("Bearer after").await.refused(422, "caller-differs");
+        let detail = problem["detail"].as_str().expect("it is a text");
+        for advice in [
+            "authenticate as the caller that first sent it",
+            "ask for the state of the operation",
+        ] {
+            assert!(detail.contains(advice), "{detail}");
+        }
+        // Who sends the request under a new key pays twice.
+        assert!(!detail.contains("new"), "{detail}");
+        call("Bearer before").await.replayed("run 1");
+    })
+    .await;
+}

@@ -1,12 +1,18 @@
 //! Answers of all sizes, whole and damaged.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use tower_idempotency::StoreErrorKind;
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_idempotency::record::Lease;
 use tower_idempotency::store::{Attribute, Claim, DynamoDbStore, Fenced, Store};
+use tower_idempotency::{IdempotencyLayer, StoreErrorKind};
 
 use crate::support::{
     Claimer, Dynamo, Item, LEASE, RETENTION, SKEW, START, TABLE, completes, completion, noise,
@@ -316,4 +322,38 @@ async fn a_record_of_a_later_format_is_named_and_never_taken_over() {
     let error = first.claims(&store).await.expect_err("it is not known");
     assert_eq!(error.kind(), StoreErrorKind::Newer);
     assert!(error.to_string().contains("is of format 2"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_record_is_of_a_later_format_never_runs() {
+    let dynamo = Dynamo::in_memory().await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let service = service_fn(move |_: Request<Body>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok::<_, Infallible>(Response::new(Body::from("charged"))) }
+    });
+    let service = IdempotencyLayer::new(dynamo.store().await).layer(service);
+    let post = || {
+        let request = Request::post("/charges")
+            .header("idempotency-key", "k")
+            .body(Body::from("x"))
+            .expect("a valid request");
+        async {
+            let answered = service.clone().oneshot(request).await;
+            answered.expect("the service does not fail")
+        }
+    };
+    assert_eq!(post().await.status(), StatusCode::OK);
+    let mut item = dynamo.item().await;
+    item.insert("format".to_owned(), AttributeValue::N("2".to_owned()));
+    dynamo.put(item.clone()).await;
+    for _ in 0..2 {
+        let refused = post().await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers()["idempotency-refused"], "record-newer");
+        assert!(refused.headers().contains_key("retry-after"));
+    }
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+    assert_eq!(dynamo.item().await, item);
 }
