@@ -1,5 +1,7 @@
 //! A near tier over an authority.
 
+mod near;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -14,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
 
+use self::near::NearTier;
 use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
@@ -30,7 +33,9 @@ use crate::record::{ClaimRequest, Completed, Decision, Lease, Record, Renewal, d
 ///   the answer of a run in this process, which its client has already got.
 /// * Replays, and duplicates of a run in this process, cost no call to the far tier. A first
 ///   request costs it two: the claim and the completion.
-/// * A fault of the near tier is a miss: the far tier is asked.
+/// * A near tier that fails, or that is silent for [`near_timeout`](Self::near_timeout), is a miss:
+///   the far tier is asked. A key that it still takes for held, because it could not be told that
+///   it is not, is one, too.
 ///
 /// Tiers stack: the far tier may be tiered itself.
 ///
@@ -44,7 +49,7 @@ use crate::record::{ClaimRequest, Completed, Decision, Lease, Record, Renewal, d
 ///     .near_lifetime(Duration::from_secs(60));
 /// ```
 pub struct Tiered<Near, Far> {
-    near: Arc<Near>,
+    near: NearTier<Near>,
     far: Far,
     near_lifetime: Duration,
     /// Keys that are held near while the far tier is being asked, and who wants to hear that it
@@ -58,7 +63,7 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
     /// `near` over `far`.
     pub fn new(near: Near, far: Far) -> Self {
         Self {
-            near: Arc::new(near),
+            near: NearTier::new(near),
             far,
             near_lifetime: Duration::from_secs(5 * 60),
             asking: Arc::default(),
@@ -73,9 +78,18 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
         self
     }
 
+    /// How long the near tier may take for an answer. One that takes longer is passed over, for a
+    /// second at first. Default: 50 ms. A near tier in memory answers at once; for others, the
+    /// runtime needs timers.
+    #[must_use]
+    pub const fn near_timeout(mut self, near_timeout: Duration) -> Self {
+        self.near.timeout = near_timeout;
+        self
+    }
+
     /// The near tier.
     pub fn near(&self) -> &Near {
-        &self.near
+        &self.near.store
     }
 
     /// The far tier.
@@ -124,24 +138,36 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
             created_at: completed.created_at,
             ..held.clone()
         };
-        if let Err(error) = self.near.complete(&held, &near).await {
+        let kept = self.near.ask(self.near().complete(&held, &near));
+        if let Err(error) = kept.await {
             debug!(%error, "an answer was not kept in the near tier");
-            self.forget(&held).await;
+            self.near.let_go(&held).await;
         }
     }
 
-    /// Lets the far tier be asked next time.
-    async fn forget(&self, lease: &Lease) {
-        if let Err(error) = self.near.release(lease, Release::Free).await {
-            debug!(%error, "the near tier did not let a key go; its lease will lapse");
-        }
+    /// The lease that the near tier takes the key for held under, if it was to hear that it is not.
+    async fn untold(&self, request: &ClaimRequest<'_>) -> Result<Option<Lease>, StoreError> {
+        let Some(owner) = self.near.untold(request.key) else {
+            return Ok(None);
+        };
+        let get = self.near().get(request.key, request.now);
+        Ok(match self.near.ask(get).await? {
+            Some(Record::InProgress(lease)) if lease.owner == owner => Some(lease),
+            _ => {
+                self.near.forget_untold(request.key);
+                None
+            }
+        })
     }
 }
 
 impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
     /// What the near tier says, if it says it at once and the far tier need not be asked.
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
-        let record = at_once(self.near.get(request.key, request.now))?.ok()??;
+        let record = at_once(self.near().get(request.key, request.now))?.ok()??;
+        if matches!(record, Record::InProgress(_)) && self.near.untold(request.key).is_some() {
+            return None;
+        }
         match (decide(Some((&record).into()), request), record) {
             (Decision::Replay, Record::Completed(near)) => {
                 unwrapped(&near).map(|completed| Ok(Claim::Completed(completed)))
@@ -176,10 +202,11 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
             take_over: true,
             ..*request
         };
+        let mut was_untold = false;
         loop {
             // Listening before looking, so that no answer is missed in between.
             let being_asked = self.being_asked(request.key);
-            match self.near.claim(&near_request).await {
+            match self.near.ask(self.near().claim(&near_request)).await {
                 Ok(Claim::Acquired(held)) => return self.ask(request, held).await,
                 Ok(Claim::Completed(near)) => match unwrapped(&near) {
                     Some(completed) => return Ok(Claim::Completed(completed)),
@@ -189,10 +216,20 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
                 // Whose the key is, the far tier is just about to say.
                 Ok(claim) => match being_asked.or_else(|| self.being_asked(request.key)) {
                     Some(answered) => answered.await,
-                    None => return Ok(claim),
+                    None => match self.untold(request).await {
+                        Ok(None) => return Ok(claim),
+                        Ok(Some(lease)) if !was_untold => {
+                            was_untold = true;
+                            self.near.let_go(&lease).await;
+                        }
+                        Ok(Some(_)) | Err(_) => return self.far.claim(request).await,
+                    },
                 },
                 Err(error) => {
                     debug!(%error, "the near tier failed; asking the far tier");
+                    if error.may_have_been_applied() {
+                        self.near.remember_untold(*request.key, request.owner);
+                    }
                     return self.far.claim(request).await;
                 }
             }
@@ -202,8 +239,8 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
     async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
         let fenced = self.far.renew(lease, renewal).await?;
         match &fenced {
-            Fenced::Applied => drop(self.near.renew(lease, renewal).await),
-            Fenced::LeaseLost(_) => self.forget(lease).await,
+            Fenced::Applied => drop(self.near.ask(self.near().renew(lease, renewal)).await),
+            Fenced::LeaseLost(_) => self.near.let_go(lease).await,
         }
         Ok(fenced)
     }
@@ -225,7 +262,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
             Err(_) => {}
             // What was kept near while the far tier was out of reach has no claim any more.
             Ok(Fenced::LeaseLost(_)) => {
-                if let Err(error) = self.near.remove(&lease.key).await {
+                if let Err(error) = self.near.tell(self.near().remove(&lease.key)).await {
                     debug!(%error, "the near tier did not forget a key");
                 }
             }
@@ -235,7 +272,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
 
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
         let fenced = self.far.release(lease, release).await?;
-        self.forget(lease).await;
+        self.near.let_go(lease).await;
         Ok(fenced)
     }
 
@@ -245,7 +282,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let was_far = self.far.remove(key).await?;
-        if let Err(error) = self.near.remove(key).await {
+        if let Err(error) = self.near.tell(self.near().remove(key)).await {
             debug!(%error, "the near tier did not forget a key");
         }
         Ok(was_far)
@@ -300,7 +337,7 @@ impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
     }
 
     async fn give_back(&mut self) {
-        self.tiers.forget(&self.lease).await;
+        self.tiers.near.let_go(&self.lease).await;
         self.is_kept = true;
     }
 }
@@ -311,9 +348,9 @@ impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
         let key = self.lease.key;
         match runtime::Handle::try_current() {
             Ok(runtime) if !self.is_kept => {
-                let (near, lease) = (Arc::clone(&self.tiers.near), self.lease.clone());
+                let (near, lease) = (self.tiers.near.clone(), self.lease.clone());
                 runtime.spawn(async move {
-                    drop(near.release(&lease, Release::Free).await);
+                    near.let_go(&lease).await;
                     // Not before: who waits would find the key held by nobody who asks.
                     end_asking(&asking, &key, &answered);
                 });

@@ -419,6 +419,105 @@ async fn an_answer_that_cannot_be_kept_near_is_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_the_near_tier_does_not_let_go_is_a_miss() {
+    let far = shared();
+    let near = std::sync::Arc::new(FaultStore::new(MemoryStore::new()));
+    let here = on(Tiered::new(std::sync::Arc::clone(&near), Far::clone(&far)));
+    for fault in [Fault::Refused, Fault::RequestHangs] {
+        far.inner()
+            .remove(key().record_key())
+            .await
+            .expect("memory does not fail");
+        near.inner()
+            .remove(key().record_key())
+            .await
+            .expect("memory does not fail");
+        near.fail_next(Call::Complete, fault);
+        near.fail_next(Call::Release, fault);
+        let work = Work::quick();
+        assert!(matches!(work.under(&here).await, Ok(Ran::Executed(1))));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let claims = far.count(Call::Claim);
+        for _ in 0..2 {
+            let replay = work.under(&here).await;
+            assert!(matches!(replay, Ok(Ran::Replayed(1))), "{replay:?}");
+        }
+        assert_eq!(far.count(Call::Claim), claims + 1, "kept near from then on");
+        assert_eq!(work.begun(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_of_another_meets_no_key_that_the_near_tier_did_not_let_go() {
+    let far = shared();
+    let near = std::sync::Arc::new(FaultStore::new(MemoryStore::new()));
+    let here = on(Tiered::new(std::sync::Arc::clone(&near), Far::clone(&far)));
+    near.fail_next(Call::Release, Fault::Refused);
+    let key = key();
+    let failed = here.run(&key, fingerprint(), || async { Err::<u32, _>("declined") });
+    assert!(matches!(failed.await, Err(RunError::Work { .. })));
+    let other = Fingerprint::of(["another request"]);
+    let ran = here.run(&key, other, || async { Ok::<_, &str>(2) }).await;
+    assert!(matches!(ran, Ok(Ran::Executed(2))), "{ran:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_near_tier_that_takes_a_claim_and_does_not_say_so_is_a_miss() {
+    let far = shared();
+    let near = std::sync::Arc::new(FaultStore::new(MemoryStore::new()));
+    let here = on(Tiered::new(std::sync::Arc::clone(&near), Far::clone(&far)));
+    near.fail_next(Call::Claim, Fault::AnswerHangs);
+    let work = Work::quick();
+    assert!(matches!(
+        work.under(&node(&far)).await,
+        Ok(Ran::Executed(1))
+    ));
+    for claims in [2, 3, 3] {
+        assert!(matches!(work.under(&here).await, Ok(Ran::Replayed(1))));
+        assert_eq!(far.count(Call::Claim), claims);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_near_tier_is_passed_over() {
+    let far = shared();
+    let near = std::sync::Arc::new(FaultStore::new(MemoryStore::new()));
+    let here = on(Tiered::new(std::sync::Arc::clone(&near), Far::clone(&far)));
+    for call in [
+        Call::Claim,
+        Call::Renew,
+        Call::Complete,
+        Call::Release,
+        Call::Get,
+    ] {
+        near.fail_always(call, Fault::RequestHangs);
+    }
+    let work = Work::quick();
+    let start = tokio::time::Instant::now();
+    assert!(matches!(work.under(&here).await, Ok(Ran::Executed(1))));
+    // It is waited for once to claim, and once to let the key go.
+    assert!(
+        start.elapsed() <= Duration::from_millis(100),
+        "{:?}",
+        start.elapsed()
+    );
+    let (start, claims) = (tokio::time::Instant::now(), near.count(Call::Claim));
+    for _ in 0..20 {
+        assert!(matches!(work.under(&here).await, Ok(Ran::Replayed(1))));
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(near.count(Call::Claim), claims);
+    near.heal();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = far.count(Call::Claim);
+    for _ in 0..2 {
+        assert!(matches!(work.under(&here).await, Ok(Ran::Replayed(1))));
+    }
+    assert_eq!(far.count(Call::Claim), asked + 1, "it is a near tier again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_small_near_tier_forgets_and_asks() {
     let far = shared();
     let here = on(MemoryStore::with_capacity(1).over(Far::clone(&far)));
