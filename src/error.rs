@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
+use std::num::NonZero;
+use std::time::Duration;
 
 /// A store could not do what it was asked.
 ///
@@ -11,6 +13,8 @@ use std::fmt;
 pub struct StoreError {
     kind: StoreErrorKind,
     maybe_applied: bool,
+    /// In seconds: a larger error would make all results larger.
+    retry_after: Option<NonZero<u32>>,
     message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -51,6 +55,7 @@ impl StoreError {
         Self {
             kind,
             maybe_applied: false,
+            retry_after: None,
             message: message.into(),
             source: None,
         }
@@ -64,6 +69,16 @@ impl StoreError {
         self
     }
 
+    /// Says after how long the same call may succeed. It is kept in whole seconds, rounded up, and at
+    /// least one.
+    #[must_use]
+    pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
+        let partial = u64::from(retry_after.subsec_nanos() > 0);
+        let seconds = retry_after.as_secs().saturating_add(partial).max(1);
+        self.retry_after = NonZero::new(u32::try_from(seconds).unwrap_or(u32::MAX));
+        self
+    }
+
     /// Keeps the error below this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -74,6 +89,13 @@ impl StoreError {
     /// What can be done about it.
     pub const fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+
+    /// Returns after how long the same call may succeed, where the store knows. Of a store that is
+    /// full, it is the time until its oldest record expires.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.retry_after?;
+        Some(Duration::from_secs(seconds.get().into()))
     }
 
     /// Whether the write that failed may have been applied.
@@ -93,5 +115,24 @@ impl Error for StoreError {
         self.source
             .as_deref()
             .map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_wait_is_kept_in_seconds_that_are_long_enough() {
+        for (said, kept) in [
+            (Duration::ZERO, 1),
+            (Duration::from_millis(1_001), 2),
+            (Duration::from_secs(90), 90),
+            (Duration::MAX, u32::MAX),
+        ] {
+            let error = StoreError::new(StoreErrorKind::Full, "").with_retry_after(said);
+            let kept = Duration::from_secs(kept.into());
+            assert_eq!(error.retry_after(), Some(kept));
+        }
     }
 }

@@ -302,8 +302,8 @@ impl<E> RunError<E> {
             } => SOON,
             Self::Store(error) => match error.kind() {
                 // Another process may be able to read it.
-                StoreErrorKind::Newer => SOON,
-                kind if kind.is_passing() => SOON,
+                StoreErrorKind::Newer => error.retry_after().or(SOON),
+                kind if kind.is_passing() => error.retry_after().or(SOON),
                 _ => None,
             },
             Self::CallerDiffers

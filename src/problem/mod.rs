@@ -308,6 +308,7 @@ impl From<InvalidKey> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
+        let soon = Some(error.retry_after().unwrap_or(Duration::from_secs(1)));
         let (reason, detail, retry_after) = match error.kind() {
             StoreErrorKind::Damaged | StoreErrorKind::TooLarge | StoreErrorKind::Unusable => (
                 RefusalReason::StoreBroken,
@@ -317,17 +318,17 @@ impl From<StoreError> for Refusal {
             StoreErrorKind::Full => (
                 RefusalReason::StoreFull,
                 "the request was not executed, because there is no room for the record of a new idempotency key",
-                Some(Duration::from_secs(1)),
+                soon,
             ),
             StoreErrorKind::Unavailable => (
                 RefusalReason::StoreUnavailable,
                 "the request was not executed, because its idempotency record cannot be reached",
-                Some(Duration::from_secs(1)),
+                soon,
             ),
             StoreErrorKind::Newer => (
                 RefusalReason::RecordNewer,
                 "the request was not executed, because its idempotency record is of a later version of the service",
-                Some(Duration::from_secs(1)),
+                soon,
             ),
         };
         Self {
@@ -509,6 +510,17 @@ mod tests {
         assert!(!detail.contains("new key"), "{detail}");
         assert!(detail.contains("authenticate"), "{detail}");
         assert_eq!(refusal.to_grpc().headers()["grpc-status"], "3");
+    }
+
+    #[test]
+    fn a_store_that_knows_says_when_to_try_again() {
+        let error = |kind| StoreError::new(kind, "").with_retry_after(Duration::from_secs(90));
+        let refusal = Refusal::from(error(StoreErrorKind::Full));
+        assert_eq!(refusal.to_problem("").headers()["retry-after"], "90");
+        let grpc = refusal.to_grpc();
+        assert_eq!(grpc.headers()["grpc-retry-pushback-ms"], "90000");
+        let refusal = Refusal::from(error(StoreErrorKind::Unusable));
+        assert_eq!(refusal.retry_after(), None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub enum RefusalReason {
     /// services claim the same record one after the other. Someone has to mend it.
     StoreBroken,
     /// <a id="store-full"></a>503 `store-full`: the store of records has no room for a new key. Try again with the same
-    /// key.
+    /// key, when the store says that its oldest record expires, where it knows.
     StoreFull,
     /// <a id="store-unavailable"></a>503 `store-unavailable`: the store of records cannot be asked. Try again with the same
     /// key.
