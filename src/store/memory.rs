@@ -2,19 +2,25 @@
 
 mod cached;
 mod expiring;
+mod in_progress;
 mod kept;
+mod spread;
+mod sweeper;
 mod table;
+mod told;
 
 use std::fmt;
 use std::num::NonZero;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
 use self::cached::{Cached, cached};
 use self::kept::weight_of;
-use self::table::{InProgress, Shard, Table};
+use self::sweeper::Sweeper;
+use self::table::{Shard, Table};
+use self::told::Told;
 use super::{Claim, Completion, Fenced, Release, Store, Tiered};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
@@ -29,6 +35,14 @@ use crate::record::{
 const SHARDS_PER_THREAD: usize = 8;
 /// What a record in progress takes.
 const IN_PROGRESS_WEIGHT: u64 = 512;
+const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
+/// So many answers that have expired are cleared away at a time, under the lock of one shard.
+const CLEARED_AT_ONCE: usize = 16;
+/// A claim that finds the store full clears away so many answers in all, at most.
+const CLEARED_BY_CLAIM: usize = 64;
+/// The sweeper looks for what has expired this often. It may take what time it is to be up to as
+/// much earlier than it is, so what expires is gone after twice that, and what clearing it takes.
+static SWEEPER: Sweeper = Sweeper::new(Duration::from_secs(15));
 
 /// A store of record for one process. Clones share their records.
 ///
@@ -40,9 +54,32 @@ const IN_PROGRESS_WEIGHT: u64 = 512;
 /// ```
 /// use tower_idempotency::store::MemoryStore;
 ///
-/// // 4 KB answers, 50 new keys a second, kept for 1 hour: 4.4 KB * 50 * 3600 = 792 MB.
+/// // 4 KB answers, 50 new keys a second, kept for 1 hour: 4.3 KB * 50 * 3600 = 774 MB.
 /// let store = MemoryStore::with_capacity(1 << 30);
 /// ```
+///
+/// # When records expire
+///
+/// Whatever has expired makes room: answers and orphans alike. Each completion clears away up to two
+/// answers that have expired, and a claim that finds the store full some more, from all shards; no
+/// call clears away all at once. While nothing is asked of the store, a thread does it, so that no
+/// answer is held for more than a minute longer than its retention, by the time that the claims tell
+/// and that has passed since. There is one such thread for all stores of a process. It holds no
+/// store, starts with the first record and ends after the last store.
+///
+/// An attempt that was dropped with its runtime is an orphan that nobody has released. Its record,
+/// which has no answer, is cleared away by claims alone: they know who is alive.
+///
+/// # When it is full
+///
+/// A claim is refused with an error that says when the oldest record expires
+/// ([`StoreError::retry_after`]); the layer answers 503 `store-full` with this as `Retry-After`. For
+/// metrics there are [`weight`](Self::weight), [`len`](Self::len) and
+/// [`oldest_expiry`](Self::oldest_expiry).
+///
+/// The store knows no tenants, and one that sends many keys fills it for all. To bound one, limit its
+/// rate of new keys outside of the layer (at `rate * retention * size`, it never holds more than
+/// that), or give each group of tenants a layer with a store of its own.
 #[derive(Clone)]
 pub struct MemoryStore {
     inner: Arc<Inner>,
@@ -56,6 +93,12 @@ struct Inner {
     capacity: u64,
     /// What the records in the shards are weighed at.
     weight: AtomicU64,
+    /// Where the next claim that finds no room begins to look for some.
+    next_shard: AtomicUsize,
+    /// What time it is, by the claims.
+    told: Told,
+    sweeper: &'static Sweeper,
+    sweeping: Once,
 }
 
 impl MemoryStore {
@@ -63,8 +106,8 @@ impl MemoryStore {
     pub const DEFAULT_CAPACITY: u64 = 256 << 20;
 
     /// What a recorded answer is weighed at beside its payload, in bytes: what this store and the
-    /// allocator take to keep it, when the tables have just grown.
-    pub const OVERHEAD: u64 = 400;
+    /// allocator take to keep it, when there are some thousands.
+    pub const OVERHEAD: u64 = 320;
 
     /// A store that holds up to [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) bytes.
     pub fn new() -> Self {
@@ -74,17 +117,48 @@ impl MemoryStore {
     /// A store that holds up to `bytes`: payloads, and what it takes to keep them. It may be
     /// passed by the answers of runs that were in flight when it was reached.
     pub fn with_capacity(bytes: u64) -> Self {
-        Self::build(bytes, None)
+        Self::build(bytes, None, &SWEEPER)
     }
 
     /// A near tier, for [`Tiered`]: it holds up to `bytes` of answers, 480 bytes for each beside its
     /// payload, and forgets those first that were asked for longest ago. **No store of record**: used alone, it lets work run
     /// again whose answer it has forgotten.
     pub fn evicting(bytes: u64) -> Self {
-        Self::build(bytes, Some(cached(bytes)))
+        Self::build(bytes, Some(cached(bytes)), &SWEEPER)
     }
 
-    fn build(capacity: u64, cache: Option<Cached>) -> Self {
+    /// Returns what its records are weighed at, in bytes: those in progress, and the answers with
+    /// their [`OVERHEAD`](Self::OVERHEAD). This is what is held against its capacity.
+    pub fn weight(&self) -> u64 {
+        let cached = self.inner.cache.as_ref().map_or(0, Cached::weighted_size);
+        self.inner.weight.load(Ordering::Relaxed) + cached
+    }
+
+    /// Returns how many records it holds, in progress and completed. What has expired counts until
+    /// it is cleared away. It locks each shard in turn, for a moment.
+    pub fn len(&self) -> u64 {
+        let cached = self.inner.cache.as_ref().map_or(0, Cached::entry_count);
+        let shards = self.inner.shards.iter();
+        shards.map(|shard| shard.lock().len() as u64).sum::<u64>() + cached
+    }
+
+    /// Returns whether it holds no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns when its oldest record expires, or `None` when it holds none. It locks each shard in
+    /// turn, for a moment.
+    ///
+    /// It may be too early where that record has been renewed or removed, and lies in the past until
+    /// what has expired is cleared away. The answers of a [near tier](Self::evicting) do not count.
+    pub fn oldest_expiry(&self) -> Option<Timestamp> {
+        let shards = self.inner.shards.iter();
+        let from = shards.map(|shard| shard.lock().expires_from()).min();
+        from.filter(|from| *from != NEVER)
+    }
+
+    fn build(capacity: u64, cache: Option<Cached>, sweeper: &'static Sweeper) -> Self {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let shards = (SHARDS_PER_THREAD * threads).next_power_of_two();
         Self {
@@ -93,6 +167,10 @@ impl MemoryStore {
                 cache,
                 capacity,
                 weight: AtomicU64::new(0),
+                next_shard: AtomicUsize::new(0),
+                told: Told::default(),
+                sweeper,
+                sweeping: Once::new(),
             }),
         }
     }
@@ -100,56 +178,56 @@ impl MemoryStore {
     fn shard(&self, key: &RecordKey) -> &Shard {
         // The last bytes: the tables within the shards hash the first eight.
         let [.., high, low] = *key.as_bytes();
-        let number = usize::from(u16::from_be_bytes([high, low]));
-        &self.inner.shards[number % self.inner.shards.len()]
+        let number = u16::from_be_bytes([high, low]);
+        &self.inner.shards[shard_of(number, self.inner.shards.len())]
     }
 
     fn claim_now(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
         let completions = self.shard(request.key).completions();
         match self.cached_answer(request) {
             Some(answer) => Ok(answer),
-            None => self.claim_uncached(request, completions),
+            None => self.claim_uncached(request, completions, true),
         }
     }
 
-    /// Claims a key that had no answer in the cache when its shard had `completions`.
+    /// Claims a key that had no answer in the cache when its shard had `completions`. Where there is
+    /// no room, it `may_make_room` in other shards.
     fn claim_uncached(
         &self,
         request: &ClaimRequest<'_>,
         completions: u64,
-    ) -> Result<Claim, StoreError> {
-        match self.claim_in_table(request, completions) {
-            Err(error) if error.kind() == StoreErrorKind::Full => {
-                // Expired answers count until they are cleared away.
-                self.inner.forget_expired(request.now);
-                self.claim_in_table(request, completions)
-            }
-            claim => claim,
-        }
-    }
-
-    fn claim_in_table(
-        &self,
-        request: &ClaimRequest<'_>,
-        completions: u64,
+        may_make_room: bool,
     ) -> Result<Claim, StoreError> {
         let shard = self.shard(request.key);
         let mut table = shard.lock();
-        if let Some(completed) = table.kept.get(request.key)
+        let hash = table.hash(request.key);
+        if let Some(completed) = table.kept.get(hash, request.key)
             && let Some(answer) = answer(completed, request)
         {
             return Ok(answer);
         }
-        let forgotten = table.sweep_if_due(request);
-        self.inner.reweigh(0, forgotten as u64 * IN_PROGRESS_WEIGHT);
-        if let Some(record) = table.in_progress.get_mut(request.key) {
-            return Ok(record.claimed_again(request));
+        if table.in_progress.is_sweep_due() {
+            self.inner.clear(shard, &mut table, request);
+        }
+        if let Some(run) = table.in_progress.find_mut(hash, request.key) {
+            let claim = run.claimed_again(request);
+            if let Claim::Acquired(lease) = &claim {
+                table.in_progress.expires_at(hash, lease.expires_at);
+                shard.expires_at(lease.expires_at);
+            }
+            return Ok(claim);
         }
         let was_completed = shard.completions() != completions;
         if was_completed && let Some(answer) = self.cached_answer(request) {
             return Ok(answer);
         }
-        self.inner.check_room()?;
+        if !self.inner.has_room() {
+            self.inner.clear(shard, &mut table, request);
+            if !self.inner.has_room() {
+                drop(table);
+                return self.claim_when_full(request, completions, may_make_room);
+            }
+        }
         let Decision::Acquire {
             token,
             attempt,
@@ -162,10 +240,29 @@ impl MemoryStore {
             ));
         };
         let lease = request.lease(token, attempt, created_at);
-        let record = InProgress::new(lease.clone());
-        table.in_progress.insert(*request.key, record);
+        table.in_progress.insert(hash, lease.clone());
+        shard.expires_at(lease.expires_at);
+        drop(table);
         self.inner.reweigh(IN_PROGRESS_WEIGHT, 0);
+        self.inner.told.tell(request.now);
+        self.inner.sweeping.call_once(|| {
+            self.inner.sweeper.add(Arc::downgrade(&self.inner));
+        });
         Ok(Claim::Acquired(lease))
+    }
+
+    #[cold]
+    fn claim_when_full(
+        &self,
+        request: &ClaimRequest<'_>,
+        completions: u64,
+        may_make_room: bool,
+    ) -> Result<Claim, StoreError> {
+        // Others may take the room that was made: then this claim is refused.
+        if may_make_room && self.inner.make_room(request) {
+            return self.claim_uncached(request, completions, false);
+        }
+        Err(self.inner.full(request.now))
     }
 
     fn cached_answer(&self, request: &ClaimRequest<'_>) -> Option<Claim> {
@@ -174,24 +271,26 @@ impl MemoryStore {
     }
 
     /// The answer of a key whose table is at hand.
-    fn answer_of(&self, key: &RecordKey, table: &Table) -> Option<Completed> {
+    fn answer_of(&self, key: &RecordKey, hash: u64, table: &Table) -> Option<Completed> {
         match &self.inner.cache {
             Some(cache) => cache.get(key),
-            None => table.kept.get(key).cloned(),
+            None => table.kept.get(hash, key).cloned(),
         }
     }
 
     /// Runs `write` on the record if `lease` still owns it, and says what became of it if not.
-    fn fenced(&self, lease: &Lease, write: impl FnOnce(&mut Table)) -> Fenced {
-        let mut table = self.shard(&lease.key).lock();
-        match table.in_progress.get(&lease.key) {
-            Some(record) if is_owned_by(Some(Held::InProgress(&record.lease)), lease) => {
-                write(&mut table);
+    fn fenced(&self, lease: &Lease, write: impl FnOnce(&Shard, &mut Table, u64)) -> Fenced {
+        let shard = self.shard(&lease.key);
+        let mut table = shard.lock();
+        let hash = table.hash(&lease.key);
+        match table.in_progress.find(hash, &lease.key) {
+            Some(run) if is_owned_by(Some(Held::InProgress(&run.lease)), lease) => {
+                write(shard, &mut table, hash);
                 Fenced::Applied
             }
             Some(_) => Fenced::LeaseLost(None),
             None => {
-                let completed = self.answer_of(&lease.key, &table);
+                let completed = self.answer_of(&lease.key, hash, &table);
                 Fenced::LeaseLost(
                     completed.filter(|completed| completed.identity == lease.identity),
                 )
@@ -200,15 +299,27 @@ impl MemoryStore {
     }
 
     fn complete_now(&self, lease: &Lease, completion: &Completion) -> Fenced {
-        let fenced = self.fenced(lease, |table| {
+        let fenced = self.fenced(lease, |shard, table, hash| {
             let completed = Completed {
                 identity: lease.identity,
                 payload: completion.payload.clone(),
                 created_at: lease.created_at,
                 expires_at: completion.expires_at,
             };
-            let (added, removed) = self.record(table, lease.key, completed, completion.now);
-            let removed = removed + end(table, &lease.key);
+            let key = lease.key;
+            let (added, removed) = match &self.inner.cache {
+                // In before the lease is out, so that no claim finds the key without either.
+                Some(cache) => {
+                    cache.insert(key, completed);
+                    shard.completed();
+                    (0, 0)
+                }
+                None => {
+                    shard.expires_at(completion.expires_at);
+                    keep(table, hash, key, completed, completion.now)
+                }
+            };
+            let removed = removed + end(table, hash, &key);
             self.inner.reweigh(added, removed);
         });
         match fenced {
@@ -219,42 +330,41 @@ impl MemoryStore {
             fenced => fenced,
         }
     }
+}
 
-    /// Keeps an answer, and says what was added to the tables and what was removed from them.
-    fn record(
-        &self,
-        table: &mut Table,
-        key: RecordKey,
-        completed: Completed,
-        now: Timestamp,
-    ) -> (u64, u64) {
-        match &self.inner.cache {
-            // In before the lease is out, so that no claim finds the key without either.
-            Some(cache) => {
-                cache.insert(key, completed);
-                self.shard(&key).completed();
-                (0, 0)
-            }
-            None => {
-                let added = weight_of(&completed);
-                let replaced = table.kept.insert(key, completed);
-                // Two for one that comes, so that those that have expired become fewer.
-                let forgotten = table.kept.forget_expired(now, 2);
-                (added, forgotten + replaced.as_ref().map_or(0, weight_of))
-            }
-        }
-    }
+/// Keeps an answer, and says what was added to the tables and what was removed from them.
+fn keep(
+    table: &mut Table,
+    hash: u64,
+    key: RecordKey,
+    completed: Completed,
+    now: Timestamp,
+) -> (u64, u64) {
+    let added = weight_of(&completed);
+    let replaced = table.kept.insert(hash, key, completed);
+    // Two for one that comes, so that those that have expired become fewer.
+    let (_, cleared) = table.kept.forget_expired(now, 2);
+    (added, cleared + replaced.as_ref().map_or(0, weight_of))
 }
 
 /// Ends what is in progress under a key, and says what was removed.
-fn end(table: &mut Table, key: &RecordKey) -> u64 {
-    match table.in_progress.remove(key) {
-        Some(record) => {
-            record.wake();
-            IN_PROGRESS_WEIGHT
-        }
-        None => 0,
+fn end(table: &mut Table, hash: u64, key: &RecordKey) -> u64 {
+    match table.in_progress.remove(hash, key) {
+        true => IN_PROGRESS_WEIGHT,
+        false => 0,
     }
+}
+
+/// Returns the shard for a number that a key has by chance.
+///
+/// The shards have unequal shares of the keys, from 1 to 2 in even ratios, so that their tables do
+/// not all double at the same time: what is held for a record is about the same however many there
+/// are. This is `log2(1 + number / 2^16)`, to within a hundredth.
+fn shard_of(number: u16, shards: usize) -> usize {
+    let number = u64::from(number);
+    // At most 2^32 - 1.
+    let scaled = number * (88_064 - ((22_528 * number) >> 16));
+    ((scaled * shards as u64) >> 32) as usize
 }
 
 /// What a completed record gives, unless it does not count any more.
@@ -300,14 +410,14 @@ impl Store for MemoryStore {
     }
 
     async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        Ok(self.fenced(lease, |table| {
-            if let Some(record) = table.in_progress.get_mut(&lease.key) {
+        Ok(self.fenced(lease, |_, table, hash| {
+            if let Some(run) = table.in_progress.find_mut(hash, &lease.key) {
                 let Renewal {
                     deadline,
                     expires_at,
-                } = renewed(&record.lease, renewal);
-                record.lease.deadline = deadline;
-                record.lease.expires_at = expires_at;
+                } = renewed(&run.lease, renewal);
+                run.lease.deadline = deadline;
+                run.lease.expires_at = expires_at;
             }
         }))
     }
@@ -325,17 +435,19 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        Ok(self.fenced(lease, |table| match release {
-            Release::Free => self.inner.reweigh(0, end(table, &lease.key)),
+        Ok(self.fenced(lease, |shard, table, hash| match release {
+            Release::Free => self.inner.reweigh(0, end(table, hash, &lease.key)),
             Release::Orphan {
                 expires_at,
                 first_status,
             } => {
-                if let Some(record) = table.in_progress.get_mut(&lease.key) {
-                    record.lease.deadline = Timestamp::EPOCH;
-                    record.lease.expires_at = expires_at;
-                    record.lease.first_status = first_status;
-                    record.wake();
+                if let Some(run) = table.in_progress.find_mut(hash, &lease.key) {
+                    run.lease.deadline = Timestamp::EPOCH;
+                    run.lease.expires_at = expires_at;
+                    run.lease.first_status = first_status;
+                    run.wake();
+                    table.in_progress.expires_at(hash, expires_at);
+                    shard.expires_at(expires_at);
                 }
             }
         }))
@@ -343,14 +455,15 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
         let table = self.shard(key).lock();
-        Ok(match table.in_progress.get(key) {
-            Some(record) => {
-                let forgotten = has_lapsed(&record.lease, now, Duration::ZERO)
-                    && record.lease.expires_at <= now;
-                (!forgotten).then(|| Record::InProgress(record.lease.clone()))
+        let hash = table.hash(key);
+        Ok(match table.in_progress.find(hash, key) {
+            Some(run) => {
+                let has_expired =
+                    has_lapsed(&run.lease, now, Duration::ZERO) && run.lease.expires_at <= now;
+                (!has_expired).then(|| Record::InProgress(run.lease.clone()))
             }
             None => self
-                .answer_of(key, &table)
+                .answer_of(key, hash, &table)
                 .filter(|completed| completed.expires_at > now)
                 .map(Record::Completed),
         })
@@ -368,11 +481,12 @@ impl Store for MemoryStore {
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let mut table = self.shard(key).lock();
-        let ended = end(&mut table, key);
+        let hash = table.hash(key);
+        let ended = end(&mut table, hash, key);
         let (was_completed, removed) = match &self.inner.cache {
             Some(cache) => (cache.remove(key).is_some(), 0),
             None => {
-                let removed = table.kept.remove(key);
+                let removed = table.kept.remove(hash, key);
                 (removed.is_some(), removed.as_ref().map_or(0, weight_of))
             }
         };
@@ -394,23 +508,72 @@ impl Inner {
         }
     }
 
-    fn check_room(&self) -> Result<(), StoreError> {
-        if self.cache.is_some() || self.weight.load(Ordering::Relaxed) < self.capacity {
-            return Ok(());
-        }
-        Err(StoreError::new(
+    fn has_room(&self) -> bool {
+        self.cache.is_some() || self.weight.load(Ordering::Relaxed) < self.capacity
+    }
+
+    fn full(&self, now: Timestamp) -> StoreError {
+        let shards = self.shards.iter().map(Shard::expires_from);
+        let next = shards.min().unwrap_or(now).since(now);
+        StoreError::new(
             StoreErrorKind::Full,
             format!(
                 "the memory store holds its {} bytes and forgets nothing before it expires",
                 self.capacity
             ),
-        ))
+        )
+        .with_retry_after(next)
     }
 
-    fn forget_expired(&self, now: Timestamp) {
-        for shard in &self.shards {
-            let freed = shard.lock().kept.forget_expired(now, usize::MAX);
-            self.reweigh(0, freed);
+    /// Clears away a bounded part of what has expired in one shard, and says how many answers it
+    /// looked at.
+    fn clear(&self, shard: &Shard, table: &mut Table, request: &ClaimRequest<'_>) -> usize {
+        let ClaimRequest {
+            now, clock_skew, ..
+        } = *request;
+        let has_lapsed = |lease: &Lease| request.liveness.has_lapsed(lease, now, clock_skew);
+        let cleared = shard.clear(table, now, CLEARED_AT_ONCE, has_lapsed);
+        self.reweigh(0, cleared.weight);
+        cleared.answers
+    }
+
+    /// Clears away a bounded part of what has expired in other shards, without waiting for any of
+    /// them, and says whether there is room now.
+    fn make_room(&self, request: &ClaimRequest<'_>) -> bool {
+        let first = self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let (after, before) = self.shards.split_at(first);
+        let mut looked_at = 0;
+        for shard in before.iter().chain(after) {
+            if self.has_room() || looked_at >= CLEARED_BY_CLAIM {
+                break;
+            }
+            if shard.expires_from() <= request.now
+                && let Some(mut table) = shard.try_lock()
+            {
+                looked_at += self.clear(shard, &mut table, request);
+            }
+        }
+        self.has_room()
+    }
+
+    /// Clears away a bounded part of what has expired in a shard, and says whether there is more in
+    /// the next round.
+    fn clear_shard(&self, shard: &Shard, round: usize) -> bool {
+        let now = self.told.now();
+        if shard.expires_from() > now {
+            return false;
+        }
+        let mut table = shard.lock();
+        // Who is alive, only claims know; an attempt that was released as an orphan is not.
+        let is_orphan = |lease: &Lease| lease.deadline == Timestamp::EPOCH;
+        let cleared = shard.clear(&mut table, now, CLEARED_AT_ONCE, is_orphan);
+        self.reweigh(0, cleared.weight);
+        cleared.answers == CLEARED_AT_ONCE || round < table.in_progress.parts()
+    }
+
+    fn tidy_cache(&self) {
+        if let Some(cache) = &self.cache {
+            cache.run_pending_tasks();
         }
     }
 }

@@ -1,42 +1,51 @@
 //! One of the tables that the keys of a memory store are spread over.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use foldhash::fast::RandomState;
-use tokio::sync::Notify;
 
+use super::in_progress::InProgress;
 use super::kept::Kept;
+use super::{IN_PROGRESS_WEIGHT, NEVER};
+use crate::clock::Timestamp;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Decision, Held, Lease, decide};
-use crate::store::{Claim, Waiter};
+use crate::record::Lease;
 
-/// A table with fewer records in progress than this is not searched for forgotten ones.
-const SWEEP_FLOOR: usize = 64;
-
-#[derive(Default)]
 pub(super) struct Shard {
     table: Mutex<Table>,
     completions: AtomicU64,
+    /// In microseconds, the time before which none of its records expires. Changed under the lock.
+    expires_from: AtomicU64,
 }
 
 pub(super) struct Table {
-    pub(super) in_progress: HashMap<RecordKey, InProgress, RandomState>,
+    hasher: RandomState,
+    pub(super) in_progress: InProgress,
     pub(super) kept: Kept,
-    sweep_at: usize,
 }
 
-pub(super) struct InProgress {
-    pub(super) lease: Lease,
-    /// Made by the first who waits.
-    ended: Option<Arc<Notify>>,
+/// What was cleared away.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cleared {
+    /// How many answers were looked at.
+    pub(super) answers: usize,
+    pub(super) weight: u64,
 }
 
 impl Shard {
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
         // No code that can panic runs while a table is changed, so a poisoned one is whole.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Table>> {
+        match self.table.try_lock() {
+            Ok(table) => Some(table),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// How many answers of this shard went into the cache: tells a claim whether the one it did
@@ -48,78 +57,80 @@ impl Shard {
     pub(super) fn completed(&self) {
         self.completions.fetch_add(1, Ordering::Release);
     }
+
+    /// Returns a time before which none of its records expires.
+    pub(super) fn expires_from(&self) -> Timestamp {
+        Timestamp::from_micros(self.expires_from.load(Ordering::Relaxed))
+    }
+
+    /// Says that a record expires at a time that may be sooner than all others'.
+    pub(super) fn expires_at(&self, expires_at: Timestamp) {
+        if expires_at < self.expires_from() {
+            let micros = expires_at.as_micros();
+            self.expires_from.store(micros, Ordering::Relaxed);
+        }
+    }
+
+    /// Clears away up to `most` answers that have expired, and what has expired in one part of the
+    /// records in progress.
+    pub(super) fn clear(
+        &self,
+        table: &mut Table,
+        now: Timestamp,
+        most: usize,
+        has_lapsed: impl Fn(&Lease) -> bool,
+    ) -> Cleared {
+        let (answers, freed) = table.kept.forget_expired(now, most);
+        let ended = table.in_progress.sweep(now, has_lapsed) as u64;
+        self.expires_from
+            .store(table.expires_from().as_micros(), Ordering::Relaxed);
+        Cleared {
+            answers,
+            weight: freed + ended * IN_PROGRESS_WEIGHT,
+        }
+    }
 }
 
 impl Table {
-    /// Clears away orphans that nobody asked for again, and says how many. Its cost is spread over
-    /// the claims that made the table grow.
-    pub(super) fn sweep_if_due(&mut self, request: &ClaimRequest<'_>) -> usize {
-        let before = self.in_progress.len();
-        if before < self.sweep_at {
-            return 0;
-        }
-        self.in_progress.retain(|_, record| {
-            let lapsed =
-                request
-                    .liveness
-                    .has_lapsed(&record.lease, request.now, request.clock_skew);
-            let forgotten = lapsed && record.lease.expires_at <= request.now;
-            if forgotten {
-                record.wake();
-            }
-            !forgotten
-        });
-        self.sweep_at = SWEEP_FLOOR.max(self.in_progress.len() * 2);
-        before - self.in_progress.len()
+    /// The hash that its records are found by.
+    pub(super) fn hash(&self, key: &RecordKey) -> u64 {
+        self.hasher.hash_one(key.prefix())
+    }
+
+    /// In so many steps its tables [shrink](Self::shrink).
+    pub(super) fn parts(&self) -> usize {
+        self.in_progress.parts().max(self.kept.parts())
+    }
+
+    /// Gives room back that a part of its tables does not need any more.
+    pub(super) fn shrink(&mut self, part: usize) {
+        self.in_progress.shrink(part);
+        self.kept.shrink(part);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.in_progress.len() + self.kept.len()
+    }
+
+    /// Returns a time before which none of its records expires.
+    pub(super) fn expires_from(&self) -> Timestamp {
+        self.in_progress
+            .expires_from()
+            .min(self.kept.expires_from())
     }
 }
 
-impl Default for Table {
+impl Default for Shard {
     fn default() -> Self {
+        let hasher = RandomState::default();
         Self {
-            in_progress: HashMap::default(),
-            kept: Kept::default(),
-            sweep_at: SWEEP_FLOOR,
-        }
-    }
-}
-
-impl InProgress {
-    pub(super) const fn new(lease: Lease) -> Self {
-        Self { lease, ended: None }
-    }
-
-    pub(super) fn claimed_again(&mut self, request: &ClaimRequest<'_>) -> Claim {
-        match decide(Some(Held::InProgress(&self.lease)), request) {
-            Decision::Acquire {
-                token,
-                attempt,
-                created_at,
-            } => {
-                self.lease = request.lease(token, attempt, created_at);
-                Claim::Acquired(self.lease.clone())
-            }
-            Decision::Own => Claim::Acquired(self.lease.clone()),
-            Decision::Orphaned => Claim::orphaned(&self.lease),
-            Decision::CallerDiffers => Claim::CallerDiffers,
-            Decision::Reused => Claim::Reused,
-            Decision::SettingsChanged { recorded } => Claim::SettingsChanged { recorded },
-            Decision::InProgress | Decision::Replay => Claim::InProgress {
-                lease: self.lease.clone(),
-                waiter: request.wants_waiter.then(|| self.waiter()),
-            },
-        }
-    }
-
-    fn waiter(&mut self) -> Waiter {
-        let ended = Arc::clone(self.ended.get_or_insert_default());
-        // Counts from here on, so an end between now and its first poll is not missed.
-        Waiter::new(ended.notified_owned())
-    }
-
-    pub(super) fn wake(&self) {
-        if let Some(ended) = &self.ended {
-            ended.notify_waiters();
+            table: Mutex::new(Table {
+                in_progress: InProgress::new(hasher.clone()),
+                kept: Kept::new(hasher.clone()),
+                hasher,
+            }),
+            completions: AtomicU64::new(0),
+            expires_from: AtomicU64::new(NEVER.as_micros()),
         }
     }
 }

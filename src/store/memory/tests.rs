@@ -1,4 +1,6 @@
 use std::pin::pin;
+use std::ptr;
+use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -55,6 +57,11 @@ fn complete(store: &MemoryStore, lease: &Lease, size: usize, retention: Duration
     assert!(matches!(fenced, Ok(Fenced::Applied)), "{fenced:?}");
 }
 
+/// What the thread of the sweeper does from time to time.
+fn sweep_all(store: &MemoryStore) {
+    sweeper::sweep(&Arc::downgrade(&store.inner));
+}
+
 /// The output of a future that has nothing to wait for.
 fn at_once<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(Waker::noop());
@@ -93,7 +100,7 @@ fn no_claim_slips_between_a_lease_and_its_answer() {
         let completions = store.shard(request.key).completions();
         assert!(store.cached_answer(request).is_none());
         complete(&store, &lease, 0, HOUR);
-        store.claim_uncached(request, completions)
+        store.claim_uncached(request, completions, true)
     });
     assert!(matches!(second, Ok(Claim::Completed(_))), "{second:?}");
 }
@@ -151,7 +158,8 @@ fn there_is_room_again_when_answers_have_expired() {
     }
     assert!(now > START, "it was never full");
     let weight = store.inner.weight.load(Ordering::Relaxed);
-    assert!(weight <= 5_000 + IN_PROGRESS_WEIGHT, "{weight}");
+    // The answer of the last run that found room may not fit.
+    assert!(weight < 5_000 + 500 + MemoryStore::OVERHEAD, "{weight}");
 }
 
 #[test]
@@ -178,7 +186,8 @@ fn what_is_weighed_is_what_is_there() {
         assert!(at_once(store.remove(&lease.key)).is_ok());
     }
     assert_eq!(weight(), 250 * of_answer);
-    store.inner.forget_expired(later.plus(HOUR));
+    store.inner.told.tell(later.plus(HOUR));
+    sweep_all(&store);
     assert_eq!(weight(), 0);
 }
 
@@ -209,4 +218,223 @@ fn a_near_tier_makes_room() {
     assert!(cache.weighted_size() <= 20_000);
     let newest = claim(&store, 999, START);
     assert!(matches!(newest, Ok(Claim::Completed(_))), "{newest:?}");
+}
+
+/// A store of its own sweeper, which looks often.
+fn swept_store(capacity: u64, cache: Option<Cached>) -> MemoryStore {
+    static OFTEN: Sweeper = Sweeper::new(Duration::from_millis(5));
+    MemoryStore::build(capacity, cache, &OFTEN)
+}
+
+/// Orphans that were released as such, or left without a word.
+fn orphans(store: &MemoryStore, count: u64, are_released: bool) {
+    for number in 0..count {
+        let lease = acquire(store, number, START);
+        if are_released {
+            let release = Release::Orphan {
+                expires_at: START.plus(HOUR),
+                first_status: None,
+            };
+            let released = at_once(store.release(&lease, release));
+            assert!(matches!(released, Ok(Fenced::Applied)), "{released:?}");
+        }
+    }
+}
+
+/// Waits until it holds, while nothing is asked of the store.
+fn soon(holds: impl Fn() -> bool) -> bool {
+    (0..2_000).any(|_| {
+        thread::sleep(Duration::from_millis(5));
+        holds()
+    })
+}
+
+#[test]
+fn orphans_that_have_expired_make_room_in_a_full_store() {
+    let thirty_days = START.plus(HOUR * 24 * 30);
+    for are_released in [false, true] {
+        for number in 128..256 {
+            let store = MemoryStore::with_capacity(64 << 10);
+            orphans(&store, 128, are_released);
+            let refused = claim(&store, number, START).expect_err("the store is full");
+            assert_eq!(refused.kind(), StoreErrorKind::Full);
+            acquire(&store, number, thirty_days);
+        }
+    }
+}
+
+#[test]
+fn one_record_that_has_expired_makes_room_whatever_shard_it_is_in() {
+    for number in 1..65 {
+        let store = MemoryStore::with_capacity(2 * IN_PROGRESS_WEIGHT);
+        let lease = acquire(&store, 0, START);
+        complete(&store, &lease, 1_000, Duration::from_millis(1));
+        let now = START.plus(Duration::from_millis(1));
+        assert!(claim(&store, number, START).is_err());
+        acquire(&store, number, now);
+        assert_eq!(store.len(), 1);
+    }
+}
+
+#[test]
+fn a_claim_on_a_full_store_clears_away_a_bounded_part_of_what_has_expired() {
+    let store = MemoryStore::with_capacity(u64::MAX);
+    let moment = Duration::from_millis(1);
+    for number in 0..10_000 {
+        let lease = acquire(&store, number, START);
+        complete(&store, &lease, 0, moment);
+    }
+    let mut inner = Arc::into_inner(store.inner).expect("nobody else has it");
+    inner.capacity = 1;
+    let store = MemoryStore {
+        inner: Arc::new(inner),
+    };
+    let before = store.len();
+    let refused = claim(&store, 10_000, START.plus(moment)).expect_err("there is no room yet");
+    let most = CLEARED_AT_ONCE + CLEARED_BY_CLAIM + CLEARED_AT_ONCE;
+    let cleared = before - store.len();
+    assert!(cleared > 0 && cleared <= most as u64, "{cleared}");
+    assert_eq!(refused.retry_after(), Some(Duration::from_secs(1)));
+}
+
+#[test]
+fn a_claim_that_is_refused_waits_for_no_other_shard() {
+    for have_expired in [false, true] {
+        let store = MemoryStore::with_capacity(64 << 10);
+        orphans(&store, 128, true);
+        let now = match have_expired {
+            true => START.plus(HOUR * 2),
+            false => START,
+        };
+        // Its own shard has nothing to clear away, and the store is as full as before.
+        let mine = store.shard(&with_request(128, now, |request| *request.key));
+        mine.clear(&mut mine.lock(), START.plus(HOUR * 2), 0, |_| true);
+        let others = store.inner.shards.iter();
+        let locks: Vec<_> = others
+            .filter(|shard| !ptr::eq(*shard, mine))
+            .map(Shard::lock)
+            .collect();
+        let (tell, told) = mpsc::channel();
+        let claimer = store.clone();
+        thread::spawn(move || tell.send(claim(&claimer, 128, now)));
+        let claim = told.recv_timeout(Duration::from_secs(10));
+        let refused = claim.expect("it waits").expect_err("the store is full");
+        assert_eq!(refused.kind(), StoreErrorKind::Full);
+        drop(locks);
+    }
+}
+
+#[test]
+fn a_full_store_says_when_its_oldest_record_expires() {
+    let store = MemoryStore::with_capacity(2_000);
+    for (number, minutes) in [(1, 40), (2, 30)] {
+        let lease = acquire(&store, number, START);
+        complete(&store, &lease, 700, HOUR / 60 * minutes);
+    }
+    assert_eq!(store.oldest_expiry(), Some(START.plus(HOUR / 2)));
+    let refused = |now| {
+        claim(&store, 3, now)
+            .expect_err("the store is full")
+            .retry_after()
+    };
+    assert_eq!(refused(START), Some(HOUR / 2));
+    assert_eq!(refused(START.plus(HOUR / 4)), Some(HOUR / 4));
+    acquire(&store, 3, START.plus(HOUR / 2));
+    assert_eq!(store.oldest_expiry(), Some(START.plus(HOUR / 60 * 40)));
+}
+
+#[test]
+fn its_size_is_told() {
+    let store = MemoryStore::new();
+    assert_eq!((store.weight(), store.len()), (0, 0));
+    assert!(store.is_empty());
+    assert_eq!(store.oldest_expiry(), None);
+    let first = acquire(&store, 1, START);
+    acquire(&store, 2, START.plus(HOUR));
+    assert_eq!((store.weight(), store.len()), (2 * IN_PROGRESS_WEIGHT, 2));
+    assert_eq!(store.oldest_expiry(), Some(START.plus(HOUR)));
+    complete(&store, &first, 100, HOUR * 3);
+    let weight = IN_PROGRESS_WEIGHT + 100 + MemoryStore::OVERHEAD;
+    assert_eq!((store.weight(), store.len()), (weight, 2));
+    assert!(!store.is_empty());
+    assert_eq!(store.oldest_expiry(), Some(START.plus(HOUR * 2)));
+}
+
+#[test]
+fn what_has_expired_goes_without_a_request() {
+    let store = swept_store(1 << 20, None);
+    orphans(&store, 200, true);
+    let moment = Duration::from_millis(100);
+    for number in 200..2_000 {
+        let lease = acquire(&store, number, START);
+        complete(&store, &lease, 0, moment);
+    }
+    let last = acquire(&store, 2_000, START.plus(HOUR).plus(moment));
+    assert!(soon(|| store.len() == 1), "{} are left", store.len());
+    assert_eq!(store.weight(), IN_PROGRESS_WEIGHT);
+    complete(&store, &last, 0, HOUR);
+}
+
+#[test]
+fn what_expires_later_goes_without_a_request() {
+    let store = swept_store(1 << 20, None);
+    let lease = acquire(&store, 1, START);
+    complete(&store, &lease, 0, Duration::from_millis(100));
+    assert_eq!(store.len(), 1);
+    assert!(soon(|| store.is_empty()));
+}
+
+#[test]
+fn the_sweeper_ends_no_run_that_may_be_alive() {
+    let store = MemoryStore::new();
+    let lease = acquire(&store, 1, START);
+    store.inner.told.tell(START.plus(HOUR * 2));
+    sweep_all(&store);
+    assert_eq!(store.len(), 1);
+    let release = Release::Orphan {
+        expires_at: START.plus(HOUR),
+        first_status: None,
+    };
+    assert!(at_once(store.release(&lease, release)).is_ok());
+    sweep_all(&store);
+    assert_eq!(store.len(), 0);
+}
+
+#[test]
+fn the_sweeper_holds_no_store() {
+    let store = swept_store(1 << 20, None);
+    acquire(&store, 1, START);
+    let weak = Arc::downgrade(&store.inner);
+    thread::sleep(Duration::from_millis(20));
+    drop(store);
+    assert!(soon(|| weak.strong_count() == 0));
+    // Its thread ends, and the next store has one again.
+    assert!(soon(|| weak.weak_count() == 0));
+    what_expires_later_goes_without_a_request();
+}
+
+#[test]
+fn answers_of_a_near_tier_go_without_a_request() {
+    let store = swept_store(1 << 20, Some(cached(1 << 20)));
+    let lease = acquire(&store, 1, START);
+    complete(&store, &lease, 0, Duration::from_millis(100));
+    assert!(soon(|| store.is_empty() && store.weight() == 0));
+}
+
+#[test]
+fn no_shard_has_much_more_than_its_share() {
+    for shards in [1, 8, 16, 512] {
+        let mut numbers = vec![0; shards];
+        for number in 0..=u16::MAX {
+            numbers[shard_of(number, shards)] += 1;
+        }
+        let even = 65_536.0 / shards as f64;
+        for numbers in numbers {
+            let share = f64::from(numbers) / even;
+            assert!(
+                shards == 1 || (0.7..1.55).contains(&share),
+                "{share} of {shards}"
+            );
+        }
+    }
 }
