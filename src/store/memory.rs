@@ -135,7 +135,8 @@ impl MemoryStore {
     }
 
     /// Returns how many records it holds, in progress and completed. What has expired counts until
-    /// it is cleared away. It locks each shard in turn, for a moment.
+    /// it is cleared away; those of a [near tier](Self::evicting) are counted now and then. It locks
+    /// each shard in turn, for a moment.
     pub fn len(&self) -> u64 {
         let cached = self.inner.cache.as_ref().map_or(0, Cached::entry_count);
         let shards = self.inner.shards.iter();

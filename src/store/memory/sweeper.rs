@@ -41,7 +41,7 @@ impl Sweeper {
         Ok(())
     }
 
-    fn run(&self) {
+    pub(super) fn run(&self) {
         loop {
             thread::sleep(self.every);
             let mut stores = self.stores();
