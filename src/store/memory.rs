@@ -243,8 +243,9 @@ impl MemoryStore {
         let lease = request.lease(token, attempt, created_at);
         table.in_progress.insert(hash, lease.clone());
         shard.expires_at(lease.expires_at);
-        drop(table);
+        // Under the lock, so that nobody subtracts it before it is added.
         self.inner.reweigh(IN_PROGRESS_WEIGHT, 0);
+        drop(table);
         self.inner.told.tell(request.now);
         self.inner.sweeping.call_once(|| {
             self.inner.sweeper.add(Arc::downgrade(&self.inner));

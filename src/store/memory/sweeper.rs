@@ -63,6 +63,8 @@ impl Sweeper {
     }
 }
 
+/// Clears away all that has expired in a store, and gives back the room that a rush took, both in
+/// steps.
 pub(super) fn sweep(store: &Weak<Inner>) {
     in_rounds(store, Inner::clear_shard);
     in_rounds(store, |_, shard, round| {
