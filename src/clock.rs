@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 /// A moment of wall time, in microseconds since the Unix epoch.
 ///
-/// Stores compare timestamps that different machines took, so they are wall time and not a
-/// monotonic clock's; a margin for skew is part of every comparison of a lease.
+/// A store that has no clock of its own compares timestamps that different machines took, so they
+/// are wall time and not a monotonic clock's; a margin for skew is part of every comparison of a
+/// lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -69,6 +70,13 @@ impl Timestamp {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(micros))
     }
+
+    /// This moment and `duration` less; the Unix epoch when that is before it.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(micros))
+    }
 }
 
 impl From<SystemTime> for Timestamp {
@@ -117,6 +125,7 @@ mod tests {
     fn arithmetic_saturates() {
         let late = Timestamp::from_micros(u64::MAX - 1);
         assert_eq!(late.plus(Duration::MAX), Timestamp::from_micros(u64::MAX));
+        assert_eq!(late.minus(Duration::MAX), Timestamp::EPOCH);
         assert_eq!(Timestamp::EPOCH.since(late), Duration::ZERO);
         assert_eq!(
             Timestamp::from_millis(u64::MAX),

@@ -1,11 +1,15 @@
 //! Records, leases, and the one function that decides what a claim gets.
 
+mod encoding;
+mod seen;
+
 use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::seen::Seen;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
@@ -214,7 +218,11 @@ impl Identity {
 }
 
 /// The right of one attempt to run under a key, until its deadline.
+///
+/// All its times are of one clock: in a store, of the clock that the store decides by. Between a
+/// store and its caller they go as durations, in a [`Seen`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Lease {
     /// The record it holds.
     pub key: RecordKey,
@@ -241,14 +249,87 @@ pub struct Lease {
     pub first_status: Option<u16>,
 }
 
-/// A later deadline for a lease.
+impl Lease {
+    /// A first attempt, with all times at the epoch, for a store that sets the fields to what it
+    /// has read. Claims get theirs from [`ClaimRequest::lease`].
+    pub const fn new(holder: &Holder, token: FencingToken) -> Self {
+        Self {
+            key: holder.key,
+            identity: holder.identity,
+            owner: holder.owner,
+            token,
+            attempt: 1,
+            created_at: Timestamp::EPOCH,
+            started_at: Timestamp::EPOCH,
+            deadline: Timestamp::EPOCH,
+            expires_at: Timestamp::EPOCH,
+            first_status: None,
+        }
+    }
+
+    /// Returns who holds it.
+    pub const fn holder(&self) -> Holder {
+        Holder::new(self.key, self.owner, self.identity)
+    }
+
+    /// Renews it at `now`. A renewal that was delayed on its way, or delivered twice, takes
+    /// nothing back that a later one was granted.
+    pub fn renew(&mut self, renewal: Renewal, now: Timestamp) {
+        self.deadline = self.deadline.max(renewal.deadline(now));
+        self.expires_at = self.expires_at.max(renewal.expires_at(now));
+    }
+}
+
+/// Names the attempt that writes to a record: a fenced write changes the record only while this
+/// attempt holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The record.
+    pub key: RecordKey,
+    /// The attempt.
+    pub owner: Owner,
+    /// The identity of the request that it runs for. What it completes is recorded under this.
+    pub identity: Identity,
+}
+
+impl Holder {
+    /// The attempt of `owner` at the record `key`.
+    pub const fn new(key: RecordKey, owner: Owner, identity: Identity) -> Self {
+        Self {
+            key,
+            owner,
+            identity,
+        }
+    }
+}
+
+/// How much longer a lease is to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Renewal {
-    /// When the lease lapses if it is not renewed again.
-    pub deadline: Timestamp,
-    /// When the record may be forgotten if its holder is not heard of again: a whole retention
-    /// after the deadline, so that an orphan is kept that long.
-    pub expires_at: Timestamp,
+    /// How long the lease lasts from now, if it is not renewed again.
+    pub lease: Duration,
+    /// How long the record is kept after that, if its holder is not heard of again: so long an
+    /// orphan is kept.
+    pub retention: Duration,
+}
+
+impl Renewal {
+    /// A renewal for `lease`, of a record that is kept for `retention` after it.
+    pub const fn new(lease: Duration, retention: Duration) -> Self {
+        Self { lease, retention }
+    }
+
+    /// When the lease lapses if it is renewed at `now`.
+    pub fn deadline(&self, now: Timestamp) -> Timestamp {
+        now.plus(self.lease)
+    }
+
+    /// When the record may be forgotten if the lease is renewed at `now`.
+    pub fn expires_at(&self, now: Timestamp) -> Timestamp {
+        self.deadline(now).plus(self.retention)
+    }
 }
 
 /// Knows which attempts are alive in this process. Its answer needs no clock, so a lease whose
@@ -297,6 +378,7 @@ impl fmt::Debug for Liveness<'_> {
 
 /// What a store is asked to claim.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ClaimRequest<'a> {
     /// The record to claim: the digest of `parts`.
     pub key: &'a RecordKey,
@@ -308,7 +390,8 @@ pub struct ClaimRequest<'a> {
     pub accepted: &'a [Identity],
     /// Who claims. A claim that is made again with the same owner gets the same lease.
     pub owner: Owner,
-    /// The claimer's wall time.
+    /// What the claimer's clock says. A store that has a clock of its own puts the time of that in
+    /// its place, by [`at`](Self::at).
     pub now: Timestamp,
     /// How long the lease lasts from `now`.
     pub lease: Duration,
@@ -328,7 +411,39 @@ pub struct ClaimRequest<'a> {
     pub liveness: Liveness<'a>,
 }
 
-impl ClaimRequest<'_> {
+impl<'a> ClaimRequest<'a> {
+    /// A claim on the record of `parts`, `key`, by `owner` at `now`: for a lease of 30 s and a
+    /// retention of 24 h, with a margin of 2 s between clocks. It takes orphans over, does not wait,
+    /// accepts no earlier recipe, and knows of no attempts that are alive.
+    pub const fn new(
+        key: &'a RecordKey,
+        parts: &'a KeyParts<'a>,
+        identity: Identity,
+        owner: Owner,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            key,
+            parts,
+            identity,
+            accepted: &[],
+            owner,
+            now,
+            lease: Duration::from_secs(30),
+            retention: Duration::from_secs(24 * 60 * 60),
+            clock_skew: Duration::from_secs(2),
+            take_over: true,
+            wants_waiter: false,
+            liveness: Liveness::UNKNOWN,
+        }
+    }
+
+    /// Returns the same claim at `now`, for a store that has a clock of its own: that is its time.
+    #[must_use]
+    pub const fn at(self, now: Timestamp) -> Self {
+        Self { now, ..self }
+    }
+
     /// The lease that this claim gets when `decision` lets it have one.
     pub fn lease(&self, token: FencingToken, attempt: u32, created_at: Timestamp) -> Lease {
         Lease {
@@ -343,6 +458,11 @@ impl ClaimRequest<'_> {
             expires_at: self.now.plus(self.retention),
             first_status: None,
         }
+    }
+
+    /// The lease that this claim gets on a key without a record.
+    pub(crate) fn first_lease(&self) -> Lease {
+        self.lease(FencingToken(self.now.as_micros()), 1, self.now)
     }
 
     /// Compares the identity that a record has with the claimer's.
@@ -384,8 +504,9 @@ pub enum Record {
     Completed(Completed),
 }
 
-/// A completed record.
+/// A completed record. Its times are of one clock, as those of a [`Lease`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Completed {
     /// The identity of the request that was answered.
     pub identity: Identity,
@@ -395,6 +516,24 @@ pub struct Completed {
     pub created_at: Timestamp,
     /// When the record may be forgotten.
     pub expires_at: Timestamp,
+}
+
+impl Completed {
+    /// The answer to the request of `identity`, on a key that was first claimed at `created_at`, to
+    /// be kept until `expires_at`.
+    pub const fn new(
+        identity: Identity,
+        payload: Bytes,
+        created_at: Timestamp,
+        expires_at: Timestamp,
+    ) -> Self {
+        Self {
+            identity,
+            payload,
+            created_at,
+            expires_at,
+        }
+    }
 }
 
 /// The part of a record that [`decide`] needs.
@@ -542,20 +681,11 @@ fn decide_in_progress(lease: &Lease, request: &ClaimRequest<'_>) -> Decision {
     }
 }
 
-/// Whether `lease` still owns the record that is there: the condition of every write but a claim.
+/// Whether `holder` still owns the record that is there: the condition of every write but a claim.
 /// Every store holds its writes to it, atomically. The deadline is not looked at: a lease that
 /// has lapsed and that nobody took over is as good as ever.
-pub fn is_owned_by(held: Option<Held<'_>>, lease: &Lease) -> bool {
-    matches!(held, Some(Held::InProgress(held)) if held.owner == lease.owner)
-}
-
-/// Returns the times of a lease after a renewal: the later ones. A renewal that was delayed on its
-/// way, or repeated, must not take back what a later one was granted.
-pub fn renewed(held: &Lease, renewal: Renewal) -> Renewal {
-    Renewal {
-        deadline: held.deadline.max(renewal.deadline),
-        expires_at: held.expires_at.max(renewal.expires_at),
-    }
+pub fn is_owned_by(held: Option<Held<'_>>, holder: &Holder) -> bool {
+    matches!(held, Some(Held::InProgress(held)) if held.owner == holder.owner)
 }
 
 /// Whether a lease counts as lapsed at `now`, for someone whose clock may be `clock_skew` ahead
@@ -825,35 +955,32 @@ mod tests {
             deadline: Timestamp::EPOCH,
             ..held()
         };
-        let stranger = Lease {
+        let holder = lease.holder();
+        let stranger = Holder {
             owner: SECOND,
-            ..held()
+            ..holder
         };
-        assert!(is_owned_by(Some(Held::InProgress(&lease)), &lease));
-        assert!(is_owned_by(Some(Held::InProgress(&lapsed)), &lease));
+        assert!(is_owned_by(Some(Held::InProgress(&lease)), &holder));
+        assert!(is_owned_by(Some(Held::InProgress(&lapsed)), &holder));
         assert!(!is_owned_by(Some(Held::InProgress(&lease)), &stranger));
-        assert!(!is_owned_by(None, &lease));
+        assert!(!is_owned_by(None, &holder));
         let completed = Held::Completed {
             identity: lease.identity,
             expires_at: lease.expires_at,
         };
-        assert!(!is_owned_by(Some(completed), &lease));
+        assert!(!is_owned_by(Some(completed), &holder));
     }
 
     #[test]
     fn a_renewal_that_comes_late_shortens_nothing() {
-        let lease = held();
-        let moved = |micros: i64| {
-            let moved = |time: Timestamp| {
-                Timestamp::from_micros(time.as_micros().saturating_add_signed(micros))
-            };
-            Renewal {
-                deadline: moved(lease.deadline),
-                expires_at: moved(lease.expires_at),
-            }
-        };
-        assert_eq!(renewed(&lease, moved(-1)), moved(0));
-        assert_eq!(renewed(&lease, moved(1)), moved(1));
+        let renewal = Renewal::new(LEASE, RETENTION);
+        let second = START.plus(Duration::from_secs(1));
+        let mut renewed = held();
+        for now in [second, START] {
+            renewed.renew(renewal, now);
+            assert_eq!(renewed.deadline, second.plus(LEASE));
+            assert_eq!(renewed.expires_at, second.plus(LEASE + RETENTION));
+        }
     }
 
     #[test]

@@ -10,7 +10,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, yield_now};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_idempotency::store::MemoryStore;
-use tower_idempotency::store::Store;
 
 use crate::contestants::{layer, memory};
 use crate::harness::floor::FloorLayer;

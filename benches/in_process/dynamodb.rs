@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tower::Layer;
-use tower_idempotency::store::{DynamoDbStore, MemoryStore, Store};
+use tower_idempotency::store::{DynamoDbStore, MemoryStore};
 
 use crate::contestants::layer;
 use crate::harness::load::{Contestant, Setup, contestant, handler};

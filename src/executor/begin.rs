@@ -18,8 +18,8 @@ use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::Orphan;
 use crate::record::{
-    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, Renewal, decide,
-    random_u64,
+    ClaimRequest, Completed, Decision, Holder, Identity, Lease, Liveness, Owner, Record, Renewal,
+    Seen, decide, random_u64,
 };
 use crate::store::{Claim, Completion, Fenced, Store, Waiter, at_once};
 
@@ -94,6 +94,7 @@ pub(crate) enum Begun {
 
 /// The right to run, counted.
 pub(crate) struct Held {
+    /// By the clock of this process, as of when it was asked for.
     pub(super) lease: Lease,
     /// Counts the run until this is dropped.
     _permit: Permit,
@@ -119,6 +120,7 @@ enum Claimed {
 
 /// Another attempt at the key.
 pub(super) struct InFlight {
+    /// By the clock of this process.
     pub(super) lease: Lease,
     pub(super) waiter: Option<Waiter>,
 }
@@ -163,8 +165,9 @@ impl<St: Store> Executor<St> {
             && let Err(error) = check_thread()
         {
             // A store that granted the lease at once takes it back at once, or lets it lapse.
-            let release = self.undoing(lease);
-            at_once(self.shared.store.release(lease, release));
+            let lease = lease.clone().by_clock(now);
+            let release = self.undoing(&lease);
+            at_once(self.shared.store.release(&lease.holder(), release, now));
             return Some(Begun::Refused(Conflict::Store(error)));
         }
         match classify(claim, &request, entered, self.heart(), now) {
@@ -297,14 +300,14 @@ impl<St: Store> Executor<St> {
             return Err(Conflict::LeaseLost);
         };
         let settings = &self.shared.settings;
+        let renewal = Renewal::new(settings.lease, settings.retention);
+        let holder = lease.holder();
         let mut deadline = lease.deadline;
         while deadline <= self.now() {
-            deadline = self.now().plus(settings.lease);
-            let renewal = Renewal {
-                deadline,
-                expires_at: deadline.plus(settings.retention),
-            };
-            let renewed = self.bounded(self.shared.store.renew(lease, renewal)).await;
+            let now = self.now();
+            deadline = renewal.deadline(now);
+            let renewing = self.shared.store.renew(&holder, renewal, now);
+            let renewed = self.bounded(renewing).await;
             match renewed.map_err(Conflict::Store)? {
                 Fenced::Applied => {}
                 Fenced::LeaseLost(_) => {
@@ -318,17 +321,18 @@ impl<St: Store> Executor<St> {
         Ok(())
     }
 
+    /// The completion of `lease` at `now`.
     pub(super) fn completion(
         &self,
+        lease: &Lease,
         payload: bytes::Bytes,
         retention: Option<Duration>,
+        now: Timestamp,
     ) -> Completion {
-        let now = self.now();
-        let retention = retention.unwrap_or(self.shared.settings.retention);
         Completion {
             payload,
-            now,
-            expires_at: now.plus(retention),
+            retention: retention.unwrap_or(self.shared.settings.retention),
+            age: now.since(lease.created_at),
             is_given_unrecorded: self.shared.settings.answer_unrecorded,
         }
     }
@@ -394,23 +398,23 @@ impl<St: Store> Executor<St> {
         wants_waiter: bool,
     ) -> Claimed {
         let parts = claimant.key.parts();
-        let request = || ClaimRequest {
+        let store = &self.shared.store;
+        let mut request = ClaimRequest {
             wants_waiter,
             ..self.request_of(claimant, &parts, self.now())
         };
-        let store = &self.shared.store;
-        let first = request();
-        let mut claim = self.bounded(store.claim(&first)).await;
+        let mut claim = self.bounded(store.claim(&request)).await;
         if claim.as_ref().is_err_and(StoreError::may_have_been_applied) {
             // The owner tells: if the first try was applied, this one gets its lease.
-            claim = self.bounded(store.claim(&request())).await;
+            request.now = self.now();
+            claim = self.bounded(store.claim(&request)).await;
             if let Err(error) = claim {
                 // It counts among the runs until it is known that nothing is left of it.
                 self.give_back_in_background(claimant, entered.hold());
                 return Claimed::Begun(store_failed(error));
             }
         }
-        classify(claim, &first, entered, self.heart(), self.now())
+        classify(claim, &request, entered, self.heart(), self.now())
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.
@@ -418,7 +422,7 @@ impl<St: Store> Executor<St> {
         let now = self.now();
         let key = claimant.key.record_key();
         let record = match self.bounded(self.shared.store.get(key, now)).await {
-            Ok(Some(record)) => record,
+            Ok(Some(record)) => record.by_clock(now),
             Ok(None) => return Claimed::Begun(Begun::Refused(conflict)),
             Err(error) => return Claimed::Begun(Begun::Refused(Conflict::Store(error))),
         };
@@ -451,7 +455,9 @@ impl<St: Store> Executor<St> {
     }
 }
 
-/// What a claim gives. A store that answers it with what belongs to another is not believed.
+/// What a claim gives, by the clock of this process: times count from when `request` was sent, so
+/// that nobody believes in a lease for longer than the store does. A store that answers a claim with
+/// what belongs to another is not believed.
 #[inline]
 fn classify<St: Store>(
     claim: Result<Claim, StoreError>,
@@ -469,25 +475,29 @@ fn classify<St: Store>(
                 message,
             )))
         }
-        Ok(Claim::Acquired(lease)) => Begun::Held(Held {
-            alive: heart.keep(&lease, now),
-            lease,
-            _permit: entered.hold(),
-        }),
-        Ok(Claim::Completed(completed)) if !request.is_for(&completed.identity) => {
+        Ok(Claim::Acquired(lease)) => {
+            let lease = lease.by_clock(request.now);
+            Begun::Held(Held {
+                alive: heart.keep(&lease, now),
+                lease,
+                _permit: entered.hold(),
+            })
+        }
+        Ok(Claim::Completed(completed)) if !request.is_for(completed.identity()) => {
             Begun::Refused(Conflict::CallerDiffers)
         }
-        Ok(Claim::Completed(completed)) => Begun::Completed(completed),
+        Ok(Claim::Completed(completed)) => Begun::Completed(completed.by_clock(request.now)),
         Ok(Claim::InProgress { lease, waiter }) => {
+            let lease = lease.by_clock(request.now);
             return Claimed::InProgress(InFlight { lease, waiter });
         }
-        Ok(Claim::Orphaned {
-            created_at,
-            first_status,
-        }) => Begun::Refused(Conflict::OutcomeUnknown {
-            first_seen: created_at,
-            first_status,
-        }),
+        Ok(Claim::Orphaned(lease)) => {
+            let lease = lease.by_clock(request.now);
+            Begun::Refused(Conflict::OutcomeUnknown {
+                first_seen: lease.created_at,
+                first_status: lease.first_status,
+            })
+        }
         Ok(Claim::CallerDiffers) => Begun::Refused(Conflict::CallerDiffers),
         Ok(Claim::Reused) => Begun::Refused(Conflict::Reused),
         Ok(Claim::SettingsChanged { recorded }) => {
@@ -507,8 +517,8 @@ fn store_failed(error: StoreError) -> Begun {
     Begun::Refused(Conflict::Store(error))
 }
 
-fn is_for(lease: &Lease, request: &ClaimRequest<'_>) -> bool {
-    lease.key == *request.key && lease.owner == request.owner && lease.identity == request.identity
+fn is_for(lease: &Seen<Lease>, request: &ClaimRequest<'_>) -> bool {
+    lease.holder() == Holder::new(*request.key, request.owner, request.identity)
 }
 
 /// `pause`, half of it left to chance.

@@ -221,8 +221,15 @@ pub(super) struct Asking {
     status: Option<u16>,
 }
 
-/// A change of the record that ends a lease.
-pub(super) enum Write {
+/// A write that ends a lease.
+pub(super) struct Write {
+    /// When the attempt ended. What is tried again says the same.
+    pub(super) now: Timestamp,
+    pub(super) change: Change,
+}
+
+/// What a write makes of the record.
+pub(super) enum Change {
     Complete(Completion, Recorded),
     Release(Release),
 }
@@ -274,29 +281,23 @@ impl<St: Store> Executor<St> {
     /// What those get who wait for a run whose lease ended so; `None` when they have to ask the
     /// store.
     fn shared_end(&self, lease: &Lease, write: &Write, ended: &Ended, told: Told) -> Option<What> {
-        let recorded = |completion: &Completion| Completed {
-            identity: lease.identity,
-            payload: completion.payload.clone(),
-            created_at: lease.created_at,
-            expires_at: completion.expires_at,
-        };
-        match (ended, write) {
+        match (ended, &write.change) {
             (Ended::Superseded(completed), _) => Some(What::Recorded(completed.clone())),
             (Ended::As(Recorded::LeaseLost, _), _) => None,
-            (Ended::As(Recorded::Pending, _), Write::Complete(..))
+            (Ended::As(Recorded::Pending, _), Change::Complete(..))
                 if !self.shared.settings.answer_unrecorded =>
             {
                 None
             }
-            (Ended::As(..), Write::Complete(completion, _)) => {
-                Some(What::Recorded(recorded(completion)))
-            }
-            (Ended::As(..), Write::Release(_)) => Some(match told.response {
+            (Ended::As(..), Change::Complete(completion, _)) => Some(What::Recorded(
+                completion.record(lease.identity, lease.created_at, write.now),
+            )),
+            (Ended::As(..), Change::Release(release)) => Some(match told.response {
                 Some(response) => What::Response(response),
                 None => What::Nothing {
-                    class: match (write, &self.shared.settings.orphan) {
+                    class: match (release, &self.shared.settings.orphan) {
                         // The business system was asked, and has said so.
-                        (Write::Release(Release::Free), Orphan::Reconcile(_)) => End::NothingDone,
+                        (Release::Free, Orphan::Reconcile(_)) => End::NothingDone,
                         _ => told.class,
                     },
                 },
@@ -338,13 +339,13 @@ impl<St: Store> Executor<St> {
 
     /// How the lease ends by what came of its run.
     #[inline]
-    pub(super) fn write_for(&self, ending: Ending) -> Result<Write, Asking> {
+    pub(super) fn write_for(&self, lease: &Lease, ending: Ending) -> Result<Write, Asking> {
         Ok(match ending {
-            Ending::Final { answer, retention } => self.record(answer, retention),
-            Ending::NotBegun | Ending::NothingDone { .. } => Write::Release(Release::Free),
+            Ending::Final { answer, retention } => self.record(lease, answer, retention),
+            Ending::NotBegun | Ending::NothingDone { .. } => self.releasing(Release::Free),
             Ending::Unknown { status, .. } => match &self.shared.settings.orphan {
-                Orphan::Retake => Write::Release(Release::Free),
-                Orphan::Hold => Write::Release(self.as_orphan(status)),
+                Orphan::Retake => self.releasing(Release::Free),
+                Orphan::Hold => self.releasing(self.as_orphan(status)),
                 Orphan::Reconcile(_) => return Err(Asking { status }),
             },
         })
@@ -362,27 +363,36 @@ impl<St: Store> Executor<St> {
             Orphan::Retake | Orphan::Hold => Reconciled::Unknown,
         };
         match reconciled {
-            Reconciled::Completed(answer) => self.record(answer.into(), None),
-            Reconciled::NotExecuted => Write::Release(Release::Free),
-            Reconciled::Unknown => Write::Release(self.as_orphan(status)),
+            Reconciled::Completed(answer) => self.record(lease, answer.into(), None),
+            Reconciled::NotExecuted => self.releasing(Release::Free),
+            Reconciled::Unknown => self.releasing(self.as_orphan(status)),
         }
     }
 
     /// How an attempt ends whose outcome nobody knows: its retention counts from here.
     pub(super) fn as_orphan(&self, first_status: Option<u16>) -> Release {
-        Release::Orphan {
-            expires_at: self.now().plus(self.shared.settings.retention),
-            first_status,
+        Release::orphan(self.shared.settings.retention, first_status)
+    }
+
+    fn releasing(&self, release: Release) -> Write {
+        Write {
+            now: self.now(),
+            change: Change::Release(release),
         }
     }
 
-    fn record(&self, answer: Recordable, retention: Option<Duration>) -> Write {
-        Write::Complete(self.completion(answer.payload, retention), answer.recorded)
+    fn record(&self, lease: &Lease, answer: Recordable, retention: Option<Duration>) -> Write {
+        let now = self.now();
+        let completion = self.completion(lease, answer.payload, retention, now);
+        Write {
+            now,
+            change: Change::Complete(completion, answer.recorded),
+        }
     }
 
     /// Gives a key back whose work was not begun. Those who wait for it claim it again.
     pub(super) async fn undo(&self, held: Held) {
-        let release = Write::Release(self.undoing(&held.lease));
+        let release = self.releasing(self.undoing(&held.lease));
         self.end(held, release, None).await;
     }
 
@@ -416,7 +426,7 @@ impl<St: Store> Executor<St> {
 
     /// The same end for a store that will never take its answer: one whose response is not stored.
     fn not_stored(write: &Write) -> Option<Write> {
-        let Write::Complete(completion, _) = write else {
+        let Change::Complete(completion, _) = &write.change else {
             return None;
         };
         let status = match Answer::decode(&completion.payload) {
@@ -433,25 +443,33 @@ impl<St: Store> Executor<St> {
             payload: answer.encode(),
             ..completion.clone()
         };
-        Some(Write::Complete(completion, Recorded::NotStored))
+        Some(Write {
+            now: write.now,
+            change: Change::Complete(completion, Recorded::NotStored),
+        })
     }
 
     /// Ends a lease, if the store can do that at once.
     #[inline]
     pub(super) fn try_end_now(&self, lease: &Lease, write: &Write) -> Option<Ended> {
         let store = &self.shared.store;
-        let fenced = match write {
-            Write::Complete(completion, _) => store.try_complete(lease, completion)?,
-            Write::Release(_) => return None,
+        let fenced = match &write.change {
+            Change::Complete(completion, _) => {
+                store.try_complete(&lease.holder(), completion, write.now)?
+            }
+            Change::Release(_) => return None,
         };
         self.ended(lease, write, fenced).ok()
     }
 
     async fn try_end(&self, lease: &Lease, write: &Write) -> Result<Ended, StoreError> {
         let store = &self.shared.store;
-        let fenced = match write {
-            Write::Complete(completion, _) => self.bounded(store.complete(lease, completion)).await,
-            Write::Release(release) => self.bounded(store.release(lease, *release)).await,
+        let (holder, now) = (lease.holder(), write.now);
+        let fenced = match &write.change {
+            Change::Complete(completion, _) => {
+                self.bounded(store.complete(&holder, completion, now)).await
+            }
+            Change::Release(release) => self.bounded(store.release(&holder, *release, now)).await,
         };
         self.ended(lease, write, fenced)
     }
@@ -463,22 +481,22 @@ impl<St: Store> Executor<St> {
         write: &Write,
         fenced: Result<Fenced, StoreError>,
     ) -> Result<Ended, StoreError> {
-        let ended = match (fenced, write) {
-            (Ok(Fenced::Applied), Write::Complete(completion, recorded)) => {
-                Ended::As(*recorded, Some(completion.expires_at))
+        let ended = match (fenced, &write.change) {
+            (Ok(Fenced::Applied), Change::Complete(completion, recorded)) => {
+                Ended::As(*recorded, Some(write.now.plus(completion.retention)))
             }
-            (Ok(Fenced::Applied), Write::Release(Release::Free)) => {
+            (Ok(Fenced::Applied), Change::Release(Release::Free)) => {
                 Ended::As(Recorded::Released, None)
             }
-            (Ok(Fenced::Applied), Write::Release(Release::Orphan { expires_at, .. })) => {
-                Ended::As(Recorded::Unknown, Some(*expires_at))
+            (Ok(Fenced::Applied), Change::Release(Release::Orphan { retention, .. })) => {
+                Ended::As(Recorded::Unknown, Some(write.now.plus(*retention)))
             }
             (Ok(Fenced::LeaseLost(completed)), _) => {
                 self.shared.runs.lease_lost();
                 warn!(record = %lease.key, "a run ended after it had lost its lease");
                 match completed {
-                    Some(completed) if completed.identity == lease.identity => {
-                        Ended::Superseded(completed)
+                    Some(completed) if *completed.identity() == lease.identity => {
+                        Ended::Superseded(completed.by_clock(write.now))
                     }
                     _ => Ended::As(Recorded::LeaseLost, None),
                 }
@@ -505,9 +523,9 @@ impl<St: Store> Executor<St> {
         let executor = self.clone();
         let retrying = async move {
             let settings = &executor.shared.settings;
-            let kept_for = match &write {
-                Write::Complete(completion, _) => completion.expires_at.since(completion.now),
-                Write::Release(_) => settings.retention,
+            let kept_for = match &write.change {
+                Change::Complete(completion, _) => completion.retention,
+                Change::Release(_) => settings.retention,
             };
             let gives_up = after(match passes {
                 true => kept_for,

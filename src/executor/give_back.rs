@@ -60,15 +60,18 @@ impl<St: Store> Executor<St> {
     /// Gives a key back if `owner` holds it.
     async fn give_back(&self, key: &RecordKey, owner: Owner) -> Found {
         let store = &self.shared.store;
-        let lease = match self.bounded(store.get(key, self.now())).await {
-            Ok(Some(Record::InProgress(lease))) if lease.owner == owner => lease,
-            Ok(_) => return Found::Nothing,
+        let now = self.now();
+        let found = match self.bounded(store.get(key, now)).await {
+            Ok(found) => found.map(|record| record.by_clock(now)),
             Err(_) => return Found::NoAnswer,
         };
-        match self
-            .bounded(store.release(&lease, self.undoing(&lease)))
-            .await
-        {
+        let lease = match found {
+            Some(Record::InProgress(lease)) if lease.owner == owner => lease,
+            _ => return Found::Nothing,
+        };
+        let holder = lease.holder();
+        let releasing = store.release(&holder, self.undoing(&lease), self.now());
+        match self.bounded(releasing).await {
             Ok(_) => Found::GivenBack,
             Err(error) => {
                 warn!(record = %key, %error, "a key was not given back; trying again");

@@ -30,7 +30,7 @@ pub(super) use self::runtimes::{check as check_runtime, check_thread, has_timers
 use super::living::{Living, Noted};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::record::{Lease, Owner, Renewal};
+use crate::record::{Holder, Lease, Owner, Renewal};
 use crate::store::{Fenced, SharedStore, Store};
 
 /// A renewal that failed, or that the store does not answer, is tried again after so much of the
@@ -138,21 +138,18 @@ impl<St: Store> Heart<St> {
         runtime.spawn(task.run());
     }
 
-    async fn renew(self: Arc<Self>, lease: Lease) -> Result<Fenced, StoreError> {
-        let deadline = self.clock.now().plus(self.lease);
-        let renewal = Renewal {
-            deadline,
-            expires_at: deadline.plus(self.retention),
-        };
+    async fn renew(self: Arc<Self>, holder: Holder) -> Result<Fenced, StoreError> {
+        let renewal = Renewal::new(self.lease, self.retention);
+        let now = self.clock.now();
         match &self.other_store {
-            None => self.store.renew(&lease, renewal).await,
-            Some(store) => store.renew(&lease, renewal).await,
+            None => self.store.renew(&holder, renewal, now).await,
+            Some(store) => store.renew(&holder, renewal, now).await,
         }
     }
 
     /// What came of a renewal.
     fn renewed(&self, due: &Due, renewed: Result<Fenced, StoreError>) {
-        let record = due.lease.key;
+        let record = due.holder.key;
         match renewed {
             Ok(Fenced::Applied) => {}
             Ok(Fenced::LeaseLost(_)) => {
@@ -190,7 +187,7 @@ impl<St: Store> Heart<St> {
                     }
                 }
                 Err(_) => {
-                    let record = due.lease.key;
+                    let record = due.holder.key;
                     warn!(%record, "the store did not answer a renewal in time");
                 }
             }
@@ -261,7 +258,7 @@ impl<St: Store> Task<St> {
                     }
                     for due in taken.drain(..) {
                         let mut renewal = spare.take().unwrap_or_else(|| Box::pin(None));
-                        renewal.set(Some(Arc::clone(&heart).renew(due.lease.clone())));
+                        renewal.set(Some(Arc::clone(&heart).renew(due.holder)));
                         match first_poll(&mut renewal).await {
                             Poll::Ready(renewed) => {
                                 renewal.set(None);

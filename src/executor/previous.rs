@@ -34,7 +34,7 @@ impl<St: Store> Executor<St> {
         let now = self.now();
         let key = earlier.key.record_key();
         let record = match self.bounded(self.shared.store.get(key, now)).await {
-            Ok(Some(record)) => record,
+            Ok(Some(record)) => record.by_clock(now),
             Ok(None) => return Begun::Held(held),
             Err(error) => {
                 self.undo(held).await;
@@ -88,6 +88,7 @@ impl<St: Store> Executor<St> {
         let now = self.now();
         let key = earlier.key.record_key();
         let record = self.bounded(self.shared.store.get(key, now)).await.ok()??;
+        let record = record.by_clock(now);
         let parts = earlier.key.parts();
         let request = self.earlier_request(claimant, earlier, &parts, now);
         match (decide(Some((&record).into()), &request), record) {

@@ -8,7 +8,7 @@ use super::detach::Stage;
 use super::{Conflict, Executor};
 use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
-use crate::record::{Completed, Lease};
+use crate::record::Lease;
 use crate::response::Answer;
 use crate::store::{Completion, Fenced, Store};
 
@@ -47,29 +47,24 @@ impl<St: Store> Executor<St> {
     }
 
     pub(super) async fn complete_reconciled(&self, held: Held, answer: &Answer) -> Begun {
+        let (lease, now) = (&held.lease, self.now());
         let completion = Completion {
             // Nobody tries again to record it. A near tier that kept it would never ask again.
             is_given_unrecorded: false,
-            ..self.completion(answer.encode(), None)
+            ..self.completion(lease, answer.encode(), None, now)
         };
-        let completed = Completed {
-            identity: held.lease.identity,
-            payload: completion.payload.clone(),
-            created_at: held.lease.created_at,
-            expires_at: completion.expires_at,
-        };
-        match self
-            .bounded(self.shared.store.complete(&held.lease, &completion))
-            .await
-        {
+        let completed = completion.record(lease.identity, lease.created_at, now);
+        let holder = lease.holder();
+        let completing = self.shared.store.complete(&holder, &completion, now);
+        match self.bounded(completing).await {
             Ok(Fenced::Applied) => Begun::Completed(completed),
-            Ok(Fenced::LeaseLost(Some(recorded))) if recorded.identity == held.lease.identity => {
-                Begun::Completed(recorded)
+            Ok(Fenced::LeaseLost(Some(recorded))) if *recorded.identity() == lease.identity => {
+                Begun::Completed(recorded.by_clock(now))
             }
             Ok(Fenced::LeaseLost(_)) => Begun::Refused(Conflict::LeaseLost),
             Err(error) => {
                 // The next request asks again.
-                warn!(record = %held.lease.key, %error, "a reconciled answer was not recorded");
+                warn!(record = %lease.key, %error, "a reconciled answer was not recorded");
                 match self.shared.settings.answer_unrecorded {
                     true => Begun::Completed(completed),
                     false => Begun::Refused(Conflict::NotRecorded),

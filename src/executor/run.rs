@@ -117,8 +117,8 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
         let executor = this.work.executor();
         let is_answer = matches!(ending, Ending::Final { .. });
         let told = ending.told();
-        let write = executor.write_for(ending);
         let lease = &leased.held.lease;
+        let write = executor.write_for(lease, ending);
         let created_at = lease.created_at;
         let ended = match &write {
             Ok(write) => executor.try_end_now(lease, write),

@@ -265,8 +265,10 @@ impl<St: Store> Executor<St> {
             let now = self.now();
             let key = claimant.key.record_key();
             match self.bounded(self.shared.store.get(key, now)).await {
-                Ok(Some(Record::InProgress(lease))) if !self.has_lapsed(&lease, now) => {}
-                Ok(_) => return,
+                Ok(found) => match found.map(|record| record.by_clock(now)) {
+                    Some(Record::InProgress(lease)) if !self.has_lapsed(&lease, now) => {}
+                    _ => return,
+                },
                 Err(error) => {
                     warn!(%error, "the store did not say whether a run has ended; asking again");
                 }

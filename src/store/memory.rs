@@ -26,8 +26,8 @@ use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
 use crate::record::{
-    ClaimRequest, Completed, Decision, Held, Lease, Record, Renewal, decide, has_lapsed,
-    is_owned_by, renewed,
+    ClaimRequest, Completed, Decision, Held, Holder, Lease, Record, Renewal, Seen, decide,
+    is_owned_by,
 };
 
 /// For each thread that can run at once: enough that two of them seldom want the same shard, and
@@ -176,6 +176,16 @@ impl MemoryStore {
         }
     }
 
+    /// `far`, with this memory as a near tier over it. As such it need not remember, so it
+    /// [evicts](Self::evicting) when it is full; what it held before is not part of that.
+    pub fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far> {
+        let near = match self.inner.cache {
+            Some(_) => self,
+            None => Self::evicting(self.inner.capacity),
+        };
+        Tiered::new(near, far)
+    }
+
     fn shard(&self, key: &RecordKey) -> &Shard {
         // The last bytes: the tables within the shards hash the first eight.
         let [.., high, low] = *key.as_bytes();
@@ -212,9 +222,10 @@ impl MemoryStore {
         }
         if let Some(run) = table.in_progress.find_mut(hash, request.key) {
             let claim = run.claimed_again(request);
-            if let Claim::Acquired(lease) = &claim {
-                table.in_progress.expires_at(hash, lease.expires_at);
-                shard.expires_at(lease.expires_at);
+            let expires_at = run.lease.expires_at;
+            if let Claim::Acquired(_) = &claim {
+                table.in_progress.expires_at(hash, expires_at);
+                shard.expires_at(expires_at);
             }
             return Ok(claim);
         }
@@ -250,7 +261,7 @@ impl MemoryStore {
         self.inner.sweeping.call_once(|| {
             self.inner.sweeper.add(Arc::downgrade(&self.inner));
         });
-        Ok(Claim::Acquired(lease))
+        Ok(Claim::Acquired(lease.seen_at(request.now)))
     }
 
     #[cold]
@@ -280,35 +291,36 @@ impl MemoryStore {
         }
     }
 
-    /// Runs `write` on the record if `lease` still owns it, and says what became of it if not.
-    fn fenced(&self, lease: &Lease, write: impl FnOnce(&Shard, &mut Table, u64)) -> Fenced {
-        let shard = self.shard(&lease.key);
+    /// Runs `write` on the record if `holder` still owns it, with when its key was first claimed, and
+    /// says what became of it if not.
+    fn fenced(
+        &self,
+        holder: &Holder,
+        now: Timestamp,
+        write: impl FnOnce(&Shard, &mut Table, u64, Timestamp),
+    ) -> Fenced {
+        let shard = self.shard(&holder.key);
         let mut table = shard.lock();
-        let hash = table.hash(&lease.key);
-        match table.in_progress.find(hash, &lease.key) {
-            Some(run) if is_owned_by(Some(Held::InProgress(&run.lease)), lease) => {
-                write(shard, &mut table, hash);
+        let hash = table.hash(&holder.key);
+        match table.in_progress.find(hash, &holder.key) {
+            Some(run) if is_owned_by(Some(Held::InProgress(&run.lease)), holder) => {
+                let created_at = run.lease.created_at;
+                write(shard, &mut table, hash, created_at);
                 Fenced::Applied
             }
             Some(_) => Fenced::LeaseLost(None),
             None => {
-                let completed = self.answer_of(&lease.key, hash, &table);
-                Fenced::LeaseLost(
-                    completed.filter(|completed| completed.identity == lease.identity),
-                )
+                let completed = self.answer_of(&holder.key, hash, &table);
+                let completed = completed.filter(|found| found.identity == holder.identity);
+                Fenced::LeaseLost(completed.map(|found| found.seen_at(now)))
             }
         }
     }
 
-    fn complete_now(&self, lease: &Lease, completion: &Completion) -> Fenced {
-        let fenced = self.fenced(lease, |shard, table, hash| {
-            let completed = Completed {
-                identity: lease.identity,
-                payload: completion.payload.clone(),
-                created_at: lease.created_at,
-                expires_at: completion.expires_at,
-            };
-            let key = lease.key;
+    fn complete_now(&self, holder: &Holder, completion: &Completion, now: Timestamp) -> Fenced {
+        let fenced = self.fenced(holder, now, |shard, table, hash, created_at| {
+            let completed = completion.record(holder.identity, created_at, now);
+            let key = holder.key;
             let (added, removed) = match &self.inner.cache {
                 // In before the lease is out, so that no claim finds the key without either.
                 Some(cache) => {
@@ -317,20 +329,14 @@ impl MemoryStore {
                     (0, 0)
                 }
                 None => {
-                    shard.expires_at(completion.expires_at);
-                    keep(table, hash, key, completed, completion.now)
+                    shard.expires_at(completed.expires_at);
+                    keep(table, hash, key, completed, now)
                 }
             };
             let removed = removed + end(table, hash, &key);
             self.inner.reweigh(added, removed);
         });
-        match fenced {
-            // The very answer is there already: this call repeats one that was applied.
-            Fenced::LeaseLost(Some(completed)) if completed.payload == completion.payload => {
-                Fenced::Applied
-            }
-            fenced => fenced,
-        }
+        fenced.or_repeated(completion)
     }
 }
 
@@ -372,7 +378,7 @@ fn shard_of(number: u16, shards: usize) -> usize {
 /// What a completed record gives, unless it does not count any more.
 fn answer(completed: &Completed, request: &ClaimRequest<'_>) -> Option<Claim> {
     match decide(Some(completed.into()), request) {
-        Decision::Replay => Some(Claim::Completed(completed.clone())),
+        Decision::Replay => Some(Claim::Completed(completed.clone().seen_at(request.now))),
         Decision::CallerDiffers => Some(Claim::CallerDiffers),
         Decision::Reused => Some(Claim::Reused),
         Decision::SettingsChanged { recorded } => Some(Claim::SettingsChanged { recorded }),
@@ -411,74 +417,76 @@ impl Store for MemoryStore {
         self.claim_now(request)
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        Ok(self.fenced(lease, |_, table, hash| {
-            if let Some(run) = table.in_progress.find_mut(hash, &lease.key) {
-                let Renewal {
-                    deadline,
-                    expires_at,
-                } = renewed(&run.lease, renewal);
-                run.lease.deadline = deadline;
-                run.lease.expires_at = expires_at;
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        Ok(self.fenced(holder, now, |_, table, hash, _| {
+            if let Some(run) = table.in_progress.find_mut(hash, &holder.key) {
+                run.lease.renew(renewal, now);
             }
         }))
     }
 
     fn try_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> Option<Result<Fenced, StoreError>> {
-        Some(Ok(self.complete_now(lease, completion)))
+        Some(Ok(self.complete_now(holder, completion, now)))
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        Ok(self.complete_now(lease, completion))
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        Ok(self.complete_now(holder, completion, now))
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        Ok(self.fenced(lease, |shard, table, hash| match release {
-            Release::Free => self.inner.reweigh(0, end(table, hash, &lease.key)),
-            Release::Orphan {
-                expires_at,
-                first_status,
-            } => {
-                if let Some(run) = table.in_progress.find_mut(hash, &lease.key) {
-                    run.lease.deadline = Timestamp::EPOCH;
-                    run.lease.expires_at = expires_at;
-                    run.lease.first_status = first_status;
-                    run.wake();
-                    table.in_progress.expires_at(hash, expires_at);
-                    shard.expires_at(expires_at);
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        Ok(
+            self.fenced(holder, now, |shard, table, hash, _| match release {
+                Release::Free => self.inner.reweigh(0, end(table, hash, &holder.key)),
+                Release::Orphan {
+                    retention,
+                    first_status,
+                } => {
+                    if let Some(run) = table.in_progress.find_mut(hash, &holder.key) {
+                        let expires_at = now.plus(retention);
+                        run.lease.deadline = Timestamp::EPOCH;
+                        run.lease.expires_at = expires_at;
+                        run.lease.first_status = first_status;
+                        run.wake();
+                        table.in_progress.expires_at(hash, expires_at);
+                        shard.expires_at(expires_at);
+                    }
                 }
-            }
-        }))
+            }),
+        )
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         let table = self.shard(key).lock();
         let hash = table.hash(key);
-        Ok(match table.in_progress.find(hash, key) {
-            Some(run) => {
-                let has_expired =
-                    has_lapsed(&run.lease, now, Duration::ZERO) && run.lease.expires_at <= now;
-                (!has_expired).then(|| Record::InProgress(run.lease.clone()))
-            }
-            None => self
-                .answer_of(key, hash, &table)
-                .filter(|completed| completed.expires_at > now)
-                .map(Record::Completed),
-        })
-    }
-
-    /// `far`, with this memory over it. As a near tier it need not remember, so it
-    /// [evicts](Self::evicting) when it is full; what it held before is not part of that.
-    fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far> {
-        let near = match self.inner.cache {
-            Some(_) => self,
-            None => Self::evicting(self.inner.capacity),
+        let record = match table.in_progress.find(hash, key) {
+            Some(run) => Some(Record::InProgress(run.lease.clone())),
+            None => self.answer_of(key, hash, &table).map(Record::Completed),
         };
-        Tiered::new(near, far)
+        Ok(record.and_then(|record| record.seen_at(now)))
     }
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {

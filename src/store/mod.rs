@@ -1,8 +1,13 @@
 //! Where records are kept.
 //!
 //! A [`Store`] holds one record for each key. It decides claims with
-//! [`decide`](crate::record::decide), atomically, and lets only the owner of a lease change the
-//! record after that. It never reads a clock: whoever calls it says what time it is.
+//! [`decide`], atomically, and lets only the owner of a lease change the
+//! record after that.
+//!
+//! Times go in and out as durations: how long a lease is to last, how old a record is. A store that
+//! has a clock of its own, as a database server has, decides by that alone, and no process's clock
+//! is ever compared with it. Whoever calls says what its own clock shows, for the stores that have
+//! none.
 //!
 //! | store | survives the process | shared by processes |
 //! |---|---|---|
@@ -25,13 +30,17 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Completed, Lease, RecipeId, Record, Renewal};
+use crate::record::{
+    ClaimRequest, Completed, Decision, Held, Holder, Identity, Lease, RecipeId, Record, Renewal,
+    Seen, decide,
+};
 
 #[cfg(feature = "dynamodb")]
 pub use self::dynamodb::{Attribute, DynamoDbStore, TableError};
@@ -46,11 +55,11 @@ pub(crate) use self::tiered::at_once;
 /// # What every store promises
 ///
 /// * **Atomic claims.** Of any number of claims on one key at the same time, the one that
-///   [`decide`](crate::record::decide) would have let through first gets the lease, and each
+///   [`decide`] would have let through first gets the lease, and each
 ///   other sees it.
 /// * **Fenced writes.** [`renew`](Self::renew), [`complete`](Self::complete) and
 ///   [`release`](Self::release) change a record only if it is in progress and
-///   [`Lease::owner`] still owns it. [`Lease::deadline`] is not looked at: a lease that has
+///   [`Holder::owner`] still owns it. [`Lease::deadline`] is not looked at: a lease that has
 ///   lapsed and that nobody took over can still be renewed or completed.
 /// * **Nothing held is forgotten.** Neither a record in progress nor, unless the store is only a
 ///   cache, a completed one goes before its expiry. A store without room refuses new keys with
@@ -59,6 +68,14 @@ pub(crate) use self::tiered::at_once;
 ///   a completion or release that is repeated changes nothing more.
 /// * **Errors are honest.** A write that failed says whether it
 ///   [may have been applied](StoreError::may_have_been_applied).
+///
+/// # Time
+///
+/// `now` is what the clock of the caller shows, and each call has it. A store without a clock of its
+/// own counts from that; all who share its records then need clocks that differ by no more than
+/// [`ClaimRequest::clock_skew`]. A store with a clock of its own ignores it: it decides a claim by
+/// [`ClaimRequest::at`] its own time, and counts leases and retentions from that. What it gives back
+/// is [`Seen`] at the time of the clock that it decided by.
 ///
 /// An implementation can write its methods as `async fn`.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
@@ -79,22 +96,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Moves the deadline of a lease and the expiry of its record, and never back: a renewal that
     /// is overtaken by a later one on its way, or delivered twice, is [`Fenced::Applied`] and takes
-    /// nothing from the lease.
+    /// nothing from the lease; see [`Lease::renew`].
     ///
     /// One thread of a process renews the leases of all its executors. A future that blocks its
     /// thread, instead of waiting, holds up the renewals of all of them: a client that blocks
     /// belongs into [`tokio::task::spawn_blocking`].
     fn renew(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         renewal: Renewal,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send;
 
-    /// Records the answer of an attempt, until `completion.expires_at`.
+    /// Records the answer of an attempt, for [`Completion::retention`] from now.
     fn complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send;
 
     /// Records an answer at once, without waiting, or says with `None` that
@@ -103,27 +122,29 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Like [`try_claim`](Self::try_claim), for stores in the process's own memory.
     fn try_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> Option<Result<Fenced, StoreError>> {
-        let _ = (lease, completion);
+        let _ = (holder, completion, now);
         None
     }
 
     /// Ends an attempt without an answer.
     fn release(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         release: Release,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send;
 
-    /// The record of a key, or `None` when there is none or it expired before `now`. A record
-    /// in progress has not expired as long as its lease has not.
+    /// The record of a key, or `None` when there is none or it has expired; see
+    /// [`Record::seen_at`].
     fn get(
         &self,
         key: &RecordKey,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<Seen<Record>>, StoreError>> + Send;
 
     /// Forgets a key, whoever holds it, and says whether there was a record. For operators: the
     /// next request with the key runs.
@@ -140,39 +161,28 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn may_forget(&self) -> bool {
         false
     }
-
-    /// `far`, with this store as a near tier over it: `memory.over(dynamodb)`.
-    fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far>
-    where
-        Self: Sized,
-    {
-        Tiered::new(self, far)
-    }
 }
 
 /// What a claim gives.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Claim {
     /// The claimer holds the key now.
-    Acquired(Lease),
+    Acquired(Seen<Lease>),
     /// The key has its answer.
-    Completed(Completed),
-    /// Another attempt holds the key.
+    Completed(Seen<Completed>),
+    /// Another attempt holds the key. Made by [`Claim::in_progress`].
+    #[non_exhaustive]
     InProgress {
         /// The lease of that attempt.
-        lease: Lease,
+        lease: Seen<Lease>,
         /// Resolves when the attempt ends, if it runs in this process and the claimer
         /// [wants to wait](ClaimRequest::wants_waiter).
         waiter: Option<Waiter>,
     },
     /// An attempt lost its lease, its outcome is not known, and the claimer may not
     /// [take over](ClaimRequest::take_over).
-    Orphaned {
-        /// When the key was first claimed.
-        created_at: Timestamp,
-        /// See [`Lease::first_status`].
-        first_status: Option<u16>,
-    },
+    Orphaned(Seen<Lease>),
     /// The key belongs to another caller.
     CallerDiffers,
     /// The key belongs to another request of the same caller.
@@ -185,12 +195,46 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// Returns what a claim that met an orphan gives.
-    pub fn orphaned(lease: &Lease) -> Self {
-        Self::Orphaned {
-            created_at: lease.created_at,
-            first_status: lease.first_status,
-        }
+    /// Another attempt holds the key by `lease`; with what resolves when it ends, if the store can
+    /// tell.
+    pub const fn in_progress(lease: Seen<Lease>, waiter: Option<Waiter>) -> Self {
+        Self::InProgress { lease, waiter }
+    }
+
+    /// Decides a claim by the record that was `found`, as [`decide`] says, and returns the lease
+    /// that takes the record's place if the claim got it.
+    ///
+    /// For stores that read, decide and write as one step. `request.now` is the time of the clock
+    /// that the store decides by.
+    pub fn on(found: Option<Record>, request: &ClaimRequest<'_>) -> (Self, Option<Lease>) {
+        let now = request.now;
+        let claim = match (decide(found.as_ref().map(Held::from), request), found) {
+            (
+                Decision::Acquire {
+                    token,
+                    attempt,
+                    created_at,
+                },
+                _,
+            ) => return Self::acquired(request.lease(token, attempt, created_at), now),
+            (_, None) => return Self::acquired(request.first_lease(), now),
+            (Decision::CallerDiffers, _) => Self::CallerDiffers,
+            (Decision::Reused, _) => Self::Reused,
+            (Decision::SettingsChanged { recorded }, _) => Self::SettingsChanged { recorded },
+            (_, Some(Record::Completed(completed))) => Self::Completed(completed.seen_at(now)),
+            (Decision::Own, Some(Record::InProgress(lease))) => Self::Acquired(lease.seen_at(now)),
+            (Decision::Orphaned, Some(Record::InProgress(lease))) => {
+                Self::Orphaned(lease.seen_at(now))
+            }
+            (Decision::InProgress | Decision::Replay, Some(Record::InProgress(lease))) => {
+                Self::in_progress(lease.seen_at(now), None)
+            }
+        };
+        (claim, None)
+    }
+
+    fn acquired(lease: Lease, now: Timestamp) -> (Self, Option<Lease>) {
+        (Self::Acquired(lease.clone().seen_at(now)), Some(lease))
     }
 }
 
@@ -201,21 +245,71 @@ pub enum Fenced {
     Applied,
     /// It was not: the attempt no longer owns the record. With the answer that was recorded in
     /// its place, if there is one.
-    LeaseLost(Option<Completed>),
+    LeaseLost(Option<Seen<Completed>>),
+}
+
+impl Fenced {
+    /// Returns the lease in the record that was `found` if `holder` still owns it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not: what its write gives at `now`, by the clock that the store decides by.
+    pub fn check(found: Option<Record>, holder: &Holder, now: Timestamp) -> Result<Lease, Self> {
+        match found {
+            Some(Record::InProgress(lease)) if lease.owner == holder.owner => Ok(lease),
+            Some(Record::Completed(completed)) => {
+                Err(Self::LeaseLost(Some(completed.seen_at(now))))
+            }
+            Some(Record::InProgress(_)) | None => Err(Self::LeaseLost(None)),
+        }
+    }
+
+    /// Returns [`Fenced::Applied`] if the record has the very answer of `completion` already: the
+    /// call that gave this repeats one that was applied.
+    #[must_use]
+    pub fn or_repeated(self, completion: &Completion) -> Self {
+        match self {
+            Self::LeaseLost(Some(recorded)) if *recorded.payload() == completion.payload => {
+                Self::Applied
+            }
+            fenced => fenced,
+        }
+    }
 }
 
 /// The answer of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Completion {
     /// The answer, in a form that the store does not look into.
     pub payload: Bytes,
-    /// The completer's wall time.
-    pub now: Timestamp,
-    /// When the record may be forgotten.
-    pub expires_at: Timestamp,
+    /// How long the record is kept from now.
+    pub retention: Duration,
+    /// How long ago the key was first claimed. A store has that in its own record; a tier above it
+    /// may not.
+    pub age: Duration,
     /// Whether the client gets the answer even if the store does not take it. Then a near tier
     /// serves it, too.
     pub is_given_unrecorded: bool,
+}
+
+impl Completion {
+    /// The answer `payload`, kept for `retention`, of a key that was first claimed just now. The
+    /// client gets it in any case.
+    pub const fn new(payload: Bytes, retention: Duration) -> Self {
+        Self {
+            payload,
+            retention,
+            age: Duration::ZERO,
+            is_given_unrecorded: true,
+        }
+    }
+
+    /// Returns the record that takes the place of a lease when it is completed at `now`.
+    pub fn record(&self, identity: Identity, created_at: Timestamp, now: Timestamp) -> Completed {
+        let expires_at = now.plus(self.retention);
+        Completed::new(identity, self.payload.clone(), created_at, expires_at)
+    }
 }
 
 /// How an attempt ends that has no answer to record.
@@ -224,14 +318,42 @@ pub enum Release {
     /// The work was not carried out: the record goes, and the next request runs.
     Free,
     /// Nobody knows whether the work was carried out: the record stays until it expires, as an
-    /// orphan with the deadline [`Timestamp::EPOCH`].
+    /// orphan with the deadline [`Timestamp::EPOCH`]. Made by [`Release::orphan`].
+    #[non_exhaustive]
     Orphan {
-        /// When the record may be forgotten.
-        expires_at: Timestamp,
+        /// How long the orphan is kept from now.
+        retention: Duration,
         /// The HTTP status that the attempt ended with, if it ended with one; see
         /// [`Lease::first_status`].
         first_status: Option<u16>,
     },
+}
+
+impl Release {
+    /// Leaves an orphan that is kept for `retention`, of an attempt that ended with `first_status`
+    /// if it ended with a status.
+    pub const fn orphan(retention: Duration, first_status: Option<u16>) -> Self {
+        Self::Orphan {
+            retention,
+            first_status,
+        }
+    }
+
+    /// Returns what is left of a lease that is released at `now`: nothing, or an orphan.
+    pub fn leaves(self, lease: &Lease, now: Timestamp) -> Option<Lease> {
+        match self {
+            Self::Free => None,
+            Self::Orphan {
+                retention,
+                first_status,
+            } => Some(Lease {
+                deadline: Timestamp::EPOCH,
+                expires_at: now.plus(retention),
+                first_status,
+                ..*lease
+            }),
+        }
+    }
 }
 
 /// Resolves when an attempt in this process has ended, one way or another.

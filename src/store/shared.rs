@@ -9,7 +9,7 @@ use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Lease, Record, Renewal};
+use crate::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 
 /// Any [`Store`], for those who choose at run time. Clones share the store. Each call that does
 /// not end at once costs one allocation more than the store's own.
@@ -39,6 +39,7 @@ impl fmt::Debug for SharedStore {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for SharedStore {
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
         self.0.try_claim(request)
@@ -48,27 +49,47 @@ impl Store for SharedStore {
         self.0.claim(request).await
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        self.0.renew(lease, renewal).await
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.0.renew(holder, renewal, now).await
     }
 
     fn try_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> Option<Result<Fenced, StoreError>> {
-        self.0.try_complete(lease, completion)
+        self.0.try_complete(holder, completion, now)
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        self.0.complete(lease, completion).await
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.0.complete(holder, completion, now).await
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        self.0.release(lease, release).await
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.0.release(holder, release, now).await
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         self.0.get(key, now).await
     }
 
@@ -86,6 +107,7 @@ impl Store for SharedStore {
 }
 
 /// A store that several own is a store.
+#[deny(clippy::missing_trait_methods)]
 impl<St: Store> Store for Arc<St> {
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
         (**self).try_claim(request)
@@ -100,41 +122,45 @@ impl<St: Store> Store for Arc<St> {
 
     fn renew(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         renewal: Renewal,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
-        (**self).renew(lease, renewal)
+        (**self).renew(holder, renewal, now)
     }
 
     fn try_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> Option<Result<Fenced, StoreError>> {
-        (**self).try_complete(lease, completion)
+        (**self).try_complete(holder, completion, now)
     }
 
     fn complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
-        (**self).complete(lease, completion)
+        (**self).complete(holder, completion, now)
     }
 
     fn release(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         release: Release,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Fenced, StoreError>> + Send {
-        (**self).release(lease, release)
+        (**self).release(holder, release, now)
     }
 
     fn get(
         &self,
         key: &RecordKey,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send {
+    ) -> impl Future<Output = Result<Option<Seen<Record>>, StoreError>> + Send {
         (**self).get(key, now)
     }
 
@@ -157,19 +183,32 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 trait ErasedStore: fmt::Debug + Send + Sync + 'static {
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>>;
     fn claim<'a>(&'a self, request: &'a ClaimRequest<'a>) -> BoxFuture<'a, Claim>;
-    fn renew<'a>(&'a self, lease: &'a Lease, renewal: Renewal) -> BoxFuture<'a, Fenced>;
+    fn renew<'a>(
+        &'a self,
+        holder: &'a Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Fenced>;
     fn try_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> Option<Result<Fenced, StoreError>>;
     fn complete<'a>(
         &'a self,
-        lease: &'a Lease,
+        holder: &'a Holder,
         completion: &'a Completion,
+        now: Timestamp,
     ) -> BoxFuture<'a, Fenced>;
-    fn release<'a>(&'a self, lease: &'a Lease, release: Release) -> BoxFuture<'a, Fenced>;
-    fn get<'a>(&'a self, key: &'a RecordKey, now: Timestamp) -> BoxFuture<'a, Option<Record>>;
+    fn release<'a>(
+        &'a self,
+        holder: &'a Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Fenced>;
+    fn get<'a>(&'a self, key: &'a RecordKey, now: Timestamp)
+    -> BoxFuture<'a, Option<Seen<Record>>>;
     fn remove<'a>(&'a self, key: &'a RecordKey) -> BoxFuture<'a, bool>;
     fn is_shared(&self) -> bool;
     fn may_forget(&self) -> bool;
@@ -184,31 +223,47 @@ impl<St: Store> ErasedStore for St {
         Box::pin(Store::claim(self, request))
     }
 
-    fn renew<'a>(&'a self, lease: &'a Lease, renewal: Renewal) -> BoxFuture<'a, Fenced> {
-        Box::pin(Store::renew(self, lease, renewal))
+    fn renew<'a>(
+        &'a self,
+        holder: &'a Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Fenced> {
+        Box::pin(Store::renew(self, holder, renewal, now))
     }
 
     fn try_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> Option<Result<Fenced, StoreError>> {
-        Store::try_complete(self, lease, completion)
+        Store::try_complete(self, holder, completion, now)
     }
 
     fn complete<'a>(
         &'a self,
-        lease: &'a Lease,
+        holder: &'a Holder,
         completion: &'a Completion,
+        now: Timestamp,
     ) -> BoxFuture<'a, Fenced> {
-        Box::pin(Store::complete(self, lease, completion))
+        Box::pin(Store::complete(self, holder, completion, now))
     }
 
-    fn release<'a>(&'a self, lease: &'a Lease, release: Release) -> BoxFuture<'a, Fenced> {
-        Box::pin(Store::release(self, lease, release))
+    fn release<'a>(
+        &'a self,
+        holder: &'a Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Fenced> {
+        Box::pin(Store::release(self, holder, release, now))
     }
 
-    fn get<'a>(&'a self, key: &'a RecordKey, now: Timestamp) -> BoxFuture<'a, Option<Record>> {
+    fn get<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Option<Seen<Record>>> {
         Box::pin(Store::get(self, key, now))
     }
 

@@ -21,7 +21,7 @@ use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Completed, Decision, Lease, Record, Renewal, decide};
+use crate::record::{ClaimRequest, Completed, Decision, Holder, Record, Renewal, Seen, decide};
 
 /// Two stores as one: `near`, in this process or close to it, spares calls to `far`, which alone
 /// decides.
@@ -61,6 +61,10 @@ type Asking = Mutex<HashMap<RecordKey, Arc<Notify>>>;
 
 impl<Near: Store, Far: Store> Tiered<Near, Far> {
     /// `near` over `far`.
+    ///
+    /// A near tier that is full and refuses new keys keeps no more answers, and the far tier is asked
+    /// for each. [`MemoryStore::evicting`](super::MemoryStore::evicting) makes room instead;
+    /// [`MemoryStore::over`](super::MemoryStore::over) is this with one that does.
     pub fn new(near: Near, far: Far) -> Self {
         Self {
             near: NearTier::new(near),
@@ -107,14 +111,15 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
     }
 
     /// Asks the far tier, holding the key near.
-    async fn ask(&self, request: &ClaimRequest<'_>, held: Lease) -> Result<Claim, StoreError> {
-        let mut holding = Holding::new(self, held);
+    async fn ask(&self, request: &ClaimRequest<'_>, holder: Holder) -> Result<Claim, StoreError> {
+        let mut holding = Holding::new(self, holder, request.now);
         let claim = self.far.claim(request).await;
         match &claim {
             // The key stays held near for as long as it is held.
             Ok(Claim::Acquired(_)) => holding.keep(),
             Ok(Claim::Completed(completed)) => {
-                self.cache(&holding.lease, completed, request.now).await;
+                let completed = completed.clone().by_clock(request.now);
+                self.cache(&holding.holder, &completed, request.now).await;
                 holding.keep();
             }
             Ok(_) | Err(_) => holding.give_back().await,
@@ -124,35 +129,30 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
 
     /// Keeps an answer near in the place of the key that is held there. If it cannot be kept, the
     /// key is let go, and the far tier is asked next time.
-    async fn cache(&self, held: &Lease, completed: &Completed, now: Timestamp) {
-        let until = now.plus(self.near_lifetime).min(completed.expires_at);
-        let near = Completion {
-            payload: wrapped(completed.expires_at, &completed.payload),
-            now,
-            expires_at: until,
-            is_given_unrecorded: true,
-        };
+    async fn cache(&self, holder: &Holder, completed: &Completed, now: Timestamp) {
+        let left = completed.expires_at.since(now);
+        let near = Completion::new(wrapped(completed), self.near_lifetime.min(left));
         // The answer keeps the identity that it was recorded with: another recipe's, perhaps.
-        let held = Lease {
+        let holder = Holder {
             identity: completed.identity,
-            created_at: completed.created_at,
-            ..held.clone()
+            ..*holder
         };
-        let kept = self.near.ask(self.near().complete(&held, &near));
+        let kept = self.near.ask(self.near().complete(&holder, &near, now));
         if let Err(error) = kept.await {
             debug!(%error, "an answer was not kept in the near tier");
-            self.near.let_go(&held).await;
+            self.near.let_go(&holder, now).await;
         }
     }
 
-    /// The lease that the near tier takes the key for held under, if it was to hear that it is not.
-    async fn untold(&self, request: &ClaimRequest<'_>) -> Result<Option<Lease>, StoreError> {
+    /// Who the near tier takes for the holder of the key, if it was to hear that nobody holds it.
+    async fn untold(&self, request: &ClaimRequest<'_>) -> Result<Option<Holder>, StoreError> {
         let Some(owner) = self.near.untold(request.key) else {
             return Ok(None);
         };
         let get = self.near().get(request.key, request.now);
-        Ok(match self.near.ask(get).await? {
-            Some(Record::InProgress(lease)) if lease.owner == owner => Some(lease),
+        let record = self.near.ask(get).await?;
+        Ok(match record.map(|record| record.by_clock(request.now)) {
+            Some(Record::InProgress(lease)) if lease.owner == owner => Some(lease.holder()),
             _ => {
                 self.near.forget_untold(request.key);
                 None
@@ -161,16 +161,19 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
     /// What the near tier says, if it says it at once and the far tier need not be asked.
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
         let record = at_once(self.near().get(request.key, request.now))?.ok()??;
+        let record = record.by_clock(request.now);
         if matches!(record, Record::InProgress(_)) && self.near.untold(request.key).is_some() {
             return None;
         }
         match (decide(Some((&record).into()), request), record) {
             (Decision::Replay, Record::Completed(near)) => {
-                unwrapped(&near).map(|completed| Ok(Claim::Completed(completed)))
+                let completed = unwrapped(&near)?;
+                Some(Ok(Claim::Completed(completed.seen_at(request.now))))
             }
             (Decision::CallerDiffers, _) if self.being_asked(request.key).is_none() => {
                 Some(Ok(Claim::CallerDiffers))
@@ -186,10 +189,7 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
             (Decision::InProgress, Record::InProgress(lease))
                 if !request.wants_waiter && self.being_asked(request.key).is_none() =>
             {
-                Some(Ok(Claim::InProgress {
-                    lease,
-                    waiter: None,
-                }))
+                Some(Ok(Claim::in_progress(lease.seen_at(request.now), None)))
             }
             _ => None,
         }
@@ -207,20 +207,22 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
             // Listening before looking, so that no answer is missed in between.
             let being_asked = self.being_asked(request.key);
             match self.near.ask(self.near().claim(&near_request)).await {
-                Ok(Claim::Acquired(held)) => return self.ask(request, held).await,
-                Ok(Claim::Completed(near)) => match unwrapped(&near) {
-                    Some(completed) => return Ok(Claim::Completed(completed)),
+                Ok(Claim::Acquired(held)) => return self.ask(request, held.holder()).await,
+                Ok(Claim::Completed(near)) => match unwrapped(&near.by_clock(request.now)) {
+                    Some(completed) => {
+                        return Ok(Claim::Completed(completed.seen_at(request.now)));
+                    }
                     None => return self.far.claim(request).await,
                 },
-                Ok(Claim::Orphaned { .. }) => return self.far.claim(request).await,
+                Ok(Claim::Orphaned(_)) => return self.far.claim(request).await,
                 // Whose the key is, the far tier is just about to say.
                 Ok(claim) => match being_asked.or_else(|| self.being_asked(request.key)) {
                     Some(answered) => answered.await,
                     None => match self.untold(request).await {
                         Ok(None) => return Ok(claim),
-                        Ok(Some(lease)) if !was_untold => {
+                        Ok(Some(holder)) if !was_untold => {
                             was_untold = true;
-                            self.near.let_go(&lease).await;
+                            self.near.let_go(&holder, request.now).await;
                         }
                         Ok(Some(_)) | Err(_) => return self.far.claim(request).await,
                     },
@@ -236,33 +238,49 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         }
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        let fenced = self.far.renew(lease, renewal).await?;
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        let fenced = self.far.renew(holder, renewal, now).await?;
         match &fenced {
-            Fenced::Applied => drop(self.near.ask(self.near().renew(lease, renewal)).await),
-            Fenced::LeaseLost(_) => self.near.let_go(lease).await,
+            Fenced::Applied => {
+                let renewed = self.near().renew(holder, renewal, now);
+                drop(self.near.ask(renewed).await);
+            }
+            Fenced::LeaseLost(_) => self.near.let_go(holder, now).await,
         }
         Ok(fenced)
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        let own = Completed {
-            identity: lease.identity,
-            payload: completion.payload.clone(),
-            created_at: lease.created_at,
-            expires_at: completion.expires_at,
-        };
-        let fenced = self.far.complete(lease, completion).await;
+    /// Nothing is recorded before the far tier has it.
+    fn try_complete(
+        &self,
+        _: &Holder,
+        _: &Completion,
+        _: Timestamp,
+    ) -> Option<Result<Fenced, StoreError>> {
+        None
+    }
+
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        let own = completion.record(holder.identity, now.minus(completion.age), now);
+        let fenced = self.far.complete(holder, completion, now).await;
         match &fenced {
-            Ok(Fenced::Applied) => self.cache(lease, &own, completion.now).await,
+            Ok(Fenced::Applied) => self.cache(holder, &own, now).await,
             // The client gets this answer in any case, and so must who asks for it here.
-            Err(_) if completion.is_given_unrecorded => {
-                self.cache(lease, &own, completion.now).await;
-            }
+            Err(_) if completion.is_given_unrecorded => self.cache(holder, &own, now).await,
             Err(_) => {}
             // What was kept near while the far tier was out of reach has no claim any more.
             Ok(Fenced::LeaseLost(_)) => {
-                if let Err(error) = self.near.tell(self.near().remove(&lease.key)).await {
+                if let Err(error) = self.near.tell(self.near().remove(&holder.key)).await {
                     debug!(%error, "the near tier did not forget a key");
                 }
             }
@@ -270,13 +288,22 @@ impl<Near: Store, Far: Store> Store for Tiered<Near, Far> {
         fenced
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        let fenced = self.far.release(lease, release).await?;
-        self.near.let_go(lease).await;
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        let fenced = self.far.release(holder, release, now).await?;
+        self.near.let_go(holder, now).await;
         Ok(fenced)
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         self.far.get(key, now).await
     }
 
@@ -311,22 +338,25 @@ impl<Near: fmt::Debug, Far: fmt::Debug> fmt::Debug for Tiered<Near, Far> {
 /// more.
 struct Holding<'a, Near: Store, Far> {
     tiers: &'a Tiered<Near, Far>,
-    lease: Lease,
+    holder: Holder,
+    /// When the claimer asked.
+    now: Timestamp,
     answered: Arc<Notify>,
     is_kept: bool,
 }
 
 impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
-    fn new(tiers: &'a Tiered<Near, Far>, lease: Lease) -> Self {
+    fn new(tiers: &'a Tiered<Near, Far>, holder: Holder, now: Timestamp) -> Self {
         let answered = Arc::<Notify>::default();
-        let before = locked(&tiers.asking).insert(lease.key, Arc::clone(&answered));
+        let before = locked(&tiers.asking).insert(holder.key, Arc::clone(&answered));
         if let Some(before) = before {
             // Who held the key before has given it back, and not said so yet.
             before.notify_waiters();
         }
         Self {
             tiers,
-            lease,
+            holder,
+            now,
             answered,
             is_kept: false,
         }
@@ -337,7 +367,7 @@ impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
     }
 
     async fn give_back(&mut self) {
-        self.tiers.near.let_go(&self.lease).await;
+        self.tiers.near.let_go(&self.holder, self.now).await;
         self.is_kept = true;
     }
 }
@@ -345,12 +375,12 @@ impl<'a, Near: Store, Far: Store> Holding<'a, Near, Far> {
 impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
     fn drop(&mut self) {
         let (asking, answered) = (Arc::clone(&self.tiers.asking), Arc::clone(&self.answered));
-        let key = self.lease.key;
+        let key = self.holder.key;
         match runtime::Handle::try_current() {
             Ok(runtime) if !self.is_kept => {
-                let (near, lease) = (self.tiers.near.clone(), self.lease.clone());
+                let (near, holder, now) = (self.tiers.near.clone(), self.holder, self.now);
                 runtime.spawn(async move {
-                    near.let_go(&lease).await;
+                    near.let_go(&holder, now).await;
                     // Not before: who waits would find the key held by nobody who asks.
                     end_asking(&asking, &key, &answered);
                 });
@@ -378,26 +408,29 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is kept near: the expiry by the far tier's reckoning, and the answer.
-fn wrapped(expires_at: Timestamp, payload: &Bytes) -> Bytes {
-    let mut near = BytesMut::with_capacity(EXPIRY + payload.len());
-    near.put_u64_le(expires_at.as_micros());
-    near.put_slice(payload);
+/// What is kept near: the times of the far tier's record by this process's clock, and the answer.
+fn wrapped(completed: &Completed) -> Bytes {
+    let mut near = BytesMut::with_capacity(TIMES + completed.payload.len());
+    near.put_u64_le(completed.created_at.as_micros());
+    near.put_u64_le(completed.expires_at.as_micros());
+    near.put_slice(&completed.payload);
     near.freeze()
 }
 
 /// `None` for something that was not kept by [`wrapped`].
 fn unwrapped(near: &Completed) -> Option<Completed> {
-    let (expiry, _) = near.payload.split_first_chunk::<EXPIRY>()?;
+    let (created_at, rest) = near.payload.split_first_chunk()?;
+    let (expires_at, _) = rest.split_first_chunk()?;
+    let time = |bytes: &[u8; 8]| Timestamp::from_micros(u64::from_le_bytes(*bytes));
     Some(Completed {
         identity: near.identity,
-        payload: near.payload.slice(EXPIRY..),
-        created_at: near.created_at,
-        expires_at: Timestamp::from_micros(u64::from_le_bytes(*expiry)),
+        payload: near.payload.slice(TIMES..),
+        created_at: time(created_at),
+        expires_at: time(expires_at),
     })
 }
 
-const EXPIRY: usize = size_of::<u64>();
+const TIMES: usize = 2 * size_of::<u64>();
 
 /// The output of a future that does not have to be waited for.
 pub(crate) fn at_once<F: Future>(future: F) -> Option<F::Output> {

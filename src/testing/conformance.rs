@@ -14,8 +14,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! Each behaviour uses keys of its own, so the store may hold others. Time is handed in with each
-//! call, so nothing here waits.
+//! Each behaviour uses keys of its own, so the store may hold others. Nothing here waits: what a
+//! caller's clock shows is handed in with each call, and a store that has a clock of its own is held
+//! to the suite by [`all_by_clock`], which moves that clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +25,13 @@ use bytes::Bytes;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
+use super::clocked::SetStore;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts};
 use crate::record::{
-    CallerDigest, ClaimRequest, Completed, Identity, Lease, Liveness, Owner, RecipeId, Record,
-    Renewal, random_u64,
+    CallerDigest, ClaimRequest, Completed, Identity, Lease, Owner, RecipeId, Record, Renewal,
+    random_u64,
 };
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
@@ -77,6 +79,37 @@ pub async fn all<St: Store>(store: St) {
     one_of_many_claims_wins(&store).await;
     one_of_many_takes_an_orphan_over(&store).await;
     a_waiter_if_there_is_one_sees_the_end(&*store).await;
+}
+
+/// Runs the whole suite on a store that has a clock of its own. Before each call, `set_clock` is told
+/// what the caller's clock shows; it moves the store's clock as far, forward or back. By how much the
+/// two differ makes no difference.
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::time::Duration;
+/// use tower_idempotency::store::MemoryStore;
+/// use tower_idempotency::testing::{ClockedStore, ManualClock, conformance};
+///
+/// let clock = ManualClock::new();
+/// let store = ClockedStore::new(MemoryStore::new(), clock.clone());
+/// let an_hour_ahead = Duration::from_secs(60 * 60);
+/// conformance::all_by_clock(store, move |now| clock.set(now.plus(an_hour_ahead))).await;
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
+///
+/// # Panics
+///
+/// As [`all`].
+pub async fn all_by_clock<St: Store>(
+    store: St,
+    set_clock: impl Fn(Timestamp) + Send + Sync + 'static,
+) {
+    all(SetStore::new(store, set_clock)).await;
 }
 
 /// A key that no other test uses, and who claims it.
@@ -181,19 +214,15 @@ impl Attempt<'_> {
 
     async fn on<St: Store>(self, store: &St) -> Claim {
         let parts = self.subject.key.parts();
+        let key = self.subject.key.record_key();
         let request = ClaimRequest {
-            key: self.subject.key.record_key(),
-            parts: &parts,
-            identity: self.identity,
             accepted: self.accepted,
-            owner: self.owner,
-            now: self.now,
             lease: LEASE,
             retention: self.retention,
             clock_skew: SKEW,
             take_over: self.take_over,
             wants_waiter: self.wants_waiter,
-            liveness: Liveness::UNKNOWN,
+            ..ClaimRequest::new(key, &parts, self.identity, self.owner, self.now)
         };
         if let Some(claim) = store.try_claim(&request) {
             return claim.expect("a claim succeeds");
@@ -203,7 +232,7 @@ impl Attempt<'_> {
 
     async fn acquires<St: Store>(self, store: &St) -> Lease {
         match self.on(store).await {
-            Claim::Acquired(lease) => lease,
+            Claim::Acquired(lease) => lease.by_clock(self.now),
             other => panic!("the key was not acquired but {other:?}"),
         }
     }
@@ -215,7 +244,7 @@ impl Attempt<'_> {
 
     async fn is_orphaned<St: Store>(self, store: &St) {
         let claim = self.on(store).await;
-        assert!(matches!(claim, Claim::Orphaned { .. }), "{claim:?}");
+        assert!(matches!(claim, Claim::Orphaned(_)), "{claim:?}");
     }
 
     async fn is_refused_to_another_caller<St: Store>(self, store: &St) {
@@ -245,7 +274,7 @@ impl Attempt<'_> {
 
     async fn is_answered<St: Store>(self, store: &St) -> Completed {
         match self.on(store).await {
-            Claim::Completed(completed) => completed,
+            Claim::Completed(completed) => completed.by_clock(self.now),
             other => panic!("the key was not answered but {other:?}"),
         }
     }
@@ -261,11 +290,8 @@ fn identity(caller: &[u8], request: &str) -> Identity {
     }
 }
 
-fn orphan(now: Timestamp) -> Release {
-    Release::Orphan {
-        expires_at: now.plus(RETENTION),
-        first_status: Some(504),
-    }
+fn orphan() -> Release {
+    Release::orphan(RETENTION, Some(504))
 }
 
 /// The moment after which a lease from the start has lapsed for everyone.
@@ -273,50 +299,52 @@ fn lapse() -> Duration {
     LEASE + SKEW + Duration::from_millis(1)
 }
 
-fn completion(payload: &'static [u8], now: Timestamp) -> Completion {
-    Completion {
-        payload: Bytes::from_static(payload),
-        now,
-        expires_at: now.plus(RETENTION),
-        is_given_unrecorded: true,
-    }
+fn completion(payload: &'static [u8]) -> Completion {
+    Completion::new(Bytes::from_static(payload), RETENTION)
 }
 
 async fn complete<St: Store>(store: &St, lease: &Lease, payload: &'static [u8]) -> Fenced {
-    complete_with(store, lease, &completion(payload, lease.started_at)).await
+    complete_at(store, lease, &completion(payload), lease.started_at).await
 }
 
-async fn complete_with<St: Store>(store: &St, lease: &Lease, completion: &Completion) -> Fenced {
-    let fenced = match store.try_complete(lease, completion) {
+async fn complete_at<St: Store>(
+    store: &St,
+    lease: &Lease,
+    completion: &Completion,
+    now: Timestamp,
+) -> Fenced {
+    let holder = lease.holder();
+    let fenced = match store.try_complete(&holder, completion, now) {
         Some(fenced) => fenced,
-        None => store.complete(lease, completion).await,
+        None => store.complete(&holder, completion, now).await,
     };
     fenced.expect("a completion succeeds")
 }
 
 async fn release<St: Store>(store: &St, lease: &Lease, release: Release) -> Fenced {
-    store
-        .release(lease, release)
-        .await
-        .expect("a release succeeds")
+    release_at(store, lease, release, lease.started_at).await
 }
 
-async fn renew<St: Store>(store: &St, lease: &Lease, deadline: Timestamp) -> Fenced {
-    let renewal = Renewal {
-        deadline,
-        expires_at: deadline.plus(RETENTION),
-    };
-    store
-        .renew(lease, renewal)
-        .await
-        .expect("a renewal succeeds")
+async fn release_at<St: Store>(
+    store: &St,
+    lease: &Lease,
+    release: Release,
+    now: Timestamp,
+) -> Fenced {
+    let released = store.release(&lease.holder(), release, now).await;
+    released.expect("a release succeeds")
+}
+
+async fn renew_at<St: Store>(store: &St, lease: &Lease, now: Timestamp) -> Fenced {
+    let renewal = Renewal::new(LEASE, RETENTION);
+    let renewed = store.renew(&lease.holder(), renewal, now).await;
+    renewed.expect("a renewal succeeds")
 }
 
 async fn get<St: Store>(store: &St, subject: &Subject, now: Timestamp) -> Option<Record> {
-    store
-        .get(subject.key.record_key(), now)
-        .await
-        .expect("a look succeeds")
+    let got = store.get(subject.key.record_key(), now).await;
+    got.expect("a look succeeds")
+        .map(|record| record.by_clock(now))
 }
 
 /// The lease names its claim, is the first attempt, and lasts as long as was asked for.
@@ -353,10 +381,10 @@ async fn a_key_that_is_held_is_in_progress_for_others<St: Store>(store: &St) {
     let later = subject.claim().after(Duration::from_secs(5));
     match later.on(store).await {
         Claim::InProgress { lease: seen, .. } => {
-            assert_eq!(seen.owner, lease.owner);
-            assert_eq!(seen.identity, lease.identity);
-            assert_eq!(seen.started_at.as_millis(), lease.started_at.as_millis());
-            assert_eq!(seen.deadline.as_millis(), lease.deadline.as_millis());
+            assert_eq!(seen.holder(), lease.holder());
+            assert_eq!(seen.running_for().as_millis(), 5_000);
+            assert_eq!(seen.age().as_millis(), 5_000);
+            assert_eq!(seen.remaining().as_millis(), (LEASE.as_millis() - 5_000));
         }
         other => panic!("the key was not in progress but {other:?}"),
     }
@@ -453,9 +481,9 @@ async fn an_answer_of_any_size_and_bytes_comes_back<St: Store>(store: &St) {
         let payload: Bytes = (0..size).map(|index| (index * 31 % 251) as u8).collect();
         let completion = Completion {
             payload: payload.clone(),
-            ..completion(b"", subject.start)
+            ..completion(b"")
         };
-        let fenced = complete_with(store, &lease, &completion).await;
+        let fenced = complete_at(store, &lease, &completion, subject.start).await;
         assert_eq!(fenced, Fenced::Applied);
         let completed = subject.claim().is_answered(store).await;
         assert!(completed.payload == payload, "{size} bytes came back other");
@@ -533,16 +561,14 @@ async fn an_orphan_is_held_for_those_who_may_not_take_over<St: Store>(store: &St
 async fn an_attempt_without_an_outcome_is_an_orphan_at_once<St: Store>(store: &St) {
     let subject = Subject::new();
     let first = subject.acquired(store).await;
-    let fenced = release(store, &first, orphan(subject.start)).await;
+    let fenced = release(store, &first, orphan()).await;
     assert_eq!(fenced, Fenced::Applied);
     let stays = subject.claim().without_taking_over();
     match stays.on(store).await {
-        Claim::Orphaned {
-            created_at,
-            first_status,
-        } => {
-            assert_eq!(created_at.as_millis(), subject.start.as_millis());
-            assert_eq!(first_status, Some(504));
+        Claim::Orphaned(lease) => {
+            let lease = lease.by_clock(subject.start);
+            assert_eq!(lease.created_at.as_millis(), subject.start.as_millis());
+            assert_eq!(lease.first_status, Some(504));
         }
         other => panic!("the key was not orphaned but {other:?}"),
     }
@@ -561,7 +587,7 @@ async fn an_orphans_retention_counts_from_its_end<St: Store>(store: &St) {
     };
     let lease = short.acquires(store).await;
     let end = Duration::from_secs(10);
-    let fenced = release(store, &lease, orphan(subject.start.plus(end))).await;
+    let fenced = release_at(store, &lease, orphan(), subject.start.plus(end)).await;
     assert_eq!(fenced, Fenced::Applied);
     for later in [end, end + RETENTION - Duration::from_secs(1)] {
         let stays = subject.claim().after(later).without_taking_over();
@@ -580,8 +606,8 @@ async fn a_renewal_moves_the_expiry_of_the_record<St: Store>(store: &St) {
         ..subject.claim()
     };
     let lease = short.acquires(store).await;
-    let deadline = subject.start.plus(LEASE * 2);
-    assert_eq!(renew(store, &lease, deadline).await, Fenced::Applied);
+    let renewed = renew_at(store, &lease, subject.start.plus(LEASE)).await;
+    assert_eq!(renewed, Fenced::Applied);
     let later = LEASE * 2 + RETENTION - Duration::from_secs(1);
     let stays = subject.claim().after(later).without_taking_over();
     stays.is_orphaned(store).await;
@@ -602,15 +628,14 @@ async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(store: &St) {
 async fn a_renewed_lease_lives_longer<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
-    let deadline = subject.start.plus(LEASE * 2);
-    assert_eq!(renew(store, &lease, deadline).await, Fenced::Applied);
-    // One that was sent before, and comes after it.
-    let earlier = subject.start.plus(LEASE / 2);
-    assert_eq!(renew(store, &lease, earlier).await, Fenced::Applied);
+    // And one that was sent before it, and comes after it.
+    for now in [subject.start.plus(LEASE), subject.start] {
+        assert_eq!(renew_at(store, &lease, now).await, Fenced::Applied);
+    }
     subject.claim().after(lapse()).is_in_progress(store).await;
     let later = subject.claim().after(lapse() + LEASE);
     later.acquires(store).await;
-    let fenced = renew(store, &lease, subject.start.plus(LEASE * 4)).await;
+    let fenced = renew_at(store, &lease, subject.start.plus(LEASE * 3)).await;
     assert!(matches!(fenced, Fenced::LeaseLost(_)), "{fenced:?}");
 }
 
@@ -626,7 +651,7 @@ async fn a_live_lease_outlives_its_records_expiry<St: Store>(store: &St) {
     subject.claim().after(later).is_in_progress(store).await;
     let now = subject.start.plus(later);
     assert!(get(store, &subject, now).await.is_some());
-    let completed = complete_with(store, &lease, &completion(b"answer", now)).await;
+    let completed = complete_at(store, &lease, &completion(b"answer"), now).await;
     assert_eq!(completed, Fenced::Applied);
     subject.claim().after(later).is_answered(store).await;
 }
@@ -639,8 +664,8 @@ async fn a_late_finisher_changes_nothing<St: Store>(store: &St) {
     for fenced in [
         complete(store, &late, b"late").await,
         release(store, &late, Release::Free).await,
-        release(store, &late, orphan(subject.start)).await,
-        renew(store, &late, subject.start.plus(RETENTION)).await,
+        release(store, &late, orphan()).await,
+        renew_at(store, &late, subject.start.plus(lapse())).await,
     ] {
         assert_eq!(fenced, Fenced::LeaseLost(None));
     }
@@ -649,7 +674,7 @@ async fn a_late_finisher_changes_nothing<St: Store>(store: &St) {
     let fenced = complete(store, &successor, b"answer").await;
     assert_eq!(fenced, Fenced::Applied);
     match complete(store, &late, b"late").await {
-        Fenced::LeaseLost(Some(completed)) => assert_eq!(completed.payload, &b"answer"[..]),
+        Fenced::LeaseLost(Some(completed)) => assert_eq!(completed.payload(), &b"answer"[..]),
         other => panic!("the late finisher was not told the answer but {other:?}"),
     }
     let completed = other.is_answered(store).await;
@@ -661,7 +686,7 @@ async fn a_lapsed_lease_that_nobody_took_can_still_be_completed<St: Store>(store
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     let now = subject.start.plus(lapse());
-    let fenced = complete_with(store, &lease, &completion(b"answer", now)).await;
+    let fenced = complete_at(store, &lease, &completion(b"answer"), now).await;
     assert_eq!(fenced, Fenced::Applied);
     subject.claim().after(lapse()).is_answered(store).await;
 }
@@ -676,9 +701,9 @@ async fn only_the_owner_releases<St: Store>(store: &St) {
     };
     for fenced in [
         release(store, &stranger, Release::Free).await,
-        release(store, &stranger, orphan(subject.start)).await,
+        release(store, &stranger, orphan()).await,
         complete(store, &stranger, b"stolen").await,
-        renew(store, &stranger, Timestamp::EPOCH).await,
+        renew_at(store, &stranger, subject.start).await,
     ] {
         assert_eq!(fenced, Fenced::LeaseLost(None));
     }
@@ -698,7 +723,7 @@ async fn repeated_writes_are_harmless<St: Store>(store: &St) {
     let subject = Subject::new();
     let lease = subject.acquired(store).await;
     for _ in 0..2 {
-        let fenced = release(store, &lease, orphan(subject.start)).await;
+        let fenced = release(store, &lease, orphan()).await;
         assert_eq!(fenced, Fenced::Applied);
     }
     let stays = subject.claim().without_taking_over();
@@ -813,7 +838,7 @@ async fn a_waiter_if_there_is_one_sees_the_end<St: Store>(store: &St) {
         match end {
             0 => drop(complete(store, &lease, b"answer").await),
             1 => drop(release(store, &lease, Release::Free).await),
-            2 => drop(release(store, &lease, orphan(subject.start)).await),
+            2 => drop(release(store, &lease, orphan()).await),
             _ => drop(store.remove(subject.key.record_key()).await),
         }
         if let Some(waiter) = waiter {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::{KeyParts, RecordKey};
-use crate::record::{ClaimRequest, Lease, Liveness, Record, Renewal};
+use crate::record::{ClaimRequest, Holder, Liveness, Record, Renewal, Seen};
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
 /// A call to a store.
@@ -172,7 +172,6 @@ fn claim_again<St: Store>(
     let record_key = *request.key;
     let ClaimRequest {
         identity,
-        accepted,
         owner,
         now,
         lease,
@@ -182,7 +181,7 @@ fn claim_again<St: Store>(
         wants_waiter,
         ..
     } = *request;
-    let accepted = accepted.to_vec();
+    let accepted = request.accepted.to_vec();
     async move {
         let [namespace, method, target, key] = &texts;
         let parts = KeyParts {
@@ -193,12 +192,7 @@ fn claim_again<St: Store>(
             key,
         };
         let request = ClaimRequest {
-            key: &record_key,
-            parts: &parts,
-            identity,
             accepted: &accepted,
-            owner,
-            now,
             lease,
             retention,
             clock_skew,
@@ -206,6 +200,7 @@ fn claim_again<St: Store>(
             wants_waiter,
             // Whoever sent it is not asked any more.
             liveness: Liveness::UNKNOWN,
+            ..ClaimRequest::new(&record_key, &parts, identity, owner, now)
         };
         drop(inner.claim(&request).await);
     }
@@ -215,7 +210,12 @@ fn fault(message: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, message)
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<St: Store> Store for FaultStore<St> {
+    fn try_claim(&self, _: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
+        None
+    }
+
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
         let request = ClaimRequest {
             wants_waiter: false,
@@ -226,34 +226,62 @@ impl<St: Store> Store for FaultStore<St> {
             .await
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         let again = |inner: Arc<St>| {
-            let lease = lease.clone();
-            async move { drop(inner.renew(&lease, renewal).await) }
+            let holder = *holder;
+            async move { drop(inner.renew(&holder, renewal, now).await) }
         };
-        self.with_faults(Call::Renew, self.inner.renew(lease, renewal), again)
-            .await
+        let applied = self.inner.renew(holder, renewal, now);
+        self.with_faults(Call::Renew, applied, again).await
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+    fn try_complete(
+        &self,
+        _: &Holder,
+        _: &Completion,
+        _: Timestamp,
+    ) -> Option<Result<Fenced, StoreError>> {
+        None
+    }
+
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         let again = |inner: Arc<St>| {
-            let (lease, completion) = (lease.clone(), completion.clone());
-            async move { drop(inner.complete(&lease, &completion).await) }
+            let (holder, completion) = (*holder, completion.clone());
+            async move { drop(inner.complete(&holder, &completion, now).await) }
         };
-        let applied = self.inner.complete(lease, completion);
+        let applied = self.inner.complete(holder, completion, now);
         self.with_faults(Call::Complete, applied, again).await
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         let again = |inner: Arc<St>| {
-            let lease = lease.clone();
-            async move { drop(inner.release(&lease, release).await) }
+            let holder = *holder;
+            async move { drop(inner.release(&holder, release, now).await) }
         };
-        self.with_faults(Call::Release, self.inner.release(lease, release), again)
-            .await
+        let applied = self.inner.release(holder, release, now);
+        self.with_faults(Call::Release, applied, again).await
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         let again = |inner: Arc<St>| {
             let key = *key;
             async move { drop(inner.get(&key, now).await) }
@@ -291,19 +319,11 @@ mod tests {
     const LATER: Duration = Duration::from_secs(5);
 
     async fn claim(store: &impl Store, parts: &KeyParts<'_>, owner: u8) -> Claim {
+        let (key, owner) = (parts.record_key(), Owner::from_bytes([owner; 16]));
+        let identity = Identity::of_work(Fingerprint::of(["same"]));
         let request = ClaimRequest {
-            key: &parts.record_key(),
-            parts,
-            identity: Identity::of_work(Fingerprint::of(["same"])),
-            accepted: &[],
-            owner: Owner::from_bytes([owner; 16]),
-            now: NOW,
-            lease: Duration::from_secs(30),
-            retention: Duration::from_secs(3_600),
-            clock_skew: Duration::ZERO,
-            take_over: true,
             wants_waiter: true,
-            liveness: Liveness::UNKNOWN,
+            ..ClaimRequest::new(&key, parts, identity, owner, NOW)
         };
         store.claim(&request).await.expect("the call succeeds")
     }
@@ -320,19 +340,20 @@ mod tests {
         let Claim::Acquired(lease) = claim(&store, &parts, 1).await else {
             panic!("the key is free");
         };
-        let released = store.release(&lease, Release::Free).await;
+        let lease = lease.by_clock(NOW);
+        let released = store.release(&lease.holder(), Release::Free, NOW).await;
         assert_eq!(released.expect("the call succeeds"), Fenced::Applied);
         tokio::time::sleep(LATER - Duration::from_millis(1)).await;
         let before = store.get(&lease.key, NOW).await;
         assert_eq!(before.expect("the call succeeds"), None);
         tokio::time::sleep(Duration::from_millis(2)).await;
         let after = store.get(&lease.key, NOW).await;
-        let held = Some(Record::InProgress(lease.clone()));
+        let held = Record::InProgress(lease.clone()).seen_at(NOW);
         assert_eq!(after.expect("the call succeeds"), held);
         assert_eq!(store.count(Call::Claim), 1);
 
         store.fail_next(Call::Release, Fault::Repeated(LATER));
-        let released = store.release(&lease, Release::Free).await;
+        let released = store.release(&lease.holder(), Release::Free, NOW).await;
         assert_eq!(released.expect("the call succeeds"), Fenced::Applied);
         let second = claim(&store, &parts, 2).await;
         assert!(matches!(second, Claim::Acquired(_)), "{second:?}");

@@ -1,11 +1,14 @@
-//! For tests: a suite that every store has to pass, a store that fails on purpose, and clocks.
+//! For tests: a suite that every store has to pass, a store that fails on purpose, one that has a
+//! clock of its own, and clocks.
 //!
 //! Behind the feature `test-util`, and not covered by semantic versioning.
 
+mod clocked;
 mod clocks;
 pub mod conformance;
 mod faults;
 
+pub use self::clocked::ClockedStore;
 pub use self::clocks::{ManualClock, TokioClock};
 pub use self::faults::{Call, Fault, FaultStore};
 pub use crate::executor::Living;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use tower_idempotency::record::{ClaimRequest, FencingToken, Lease, Record, Renewal};
+use tower_idempotency::record::{ClaimRequest, FencingToken, Holder, Record, Renewal, Seen};
 use tower_idempotency::store::{Claim, Completion, Fenced, MemoryStore, Release, Store};
 use tower_idempotency::{
     Executor, Fingerprint, IdempotencyKey, IdempotencyLayer, Ran, RecordKey, StoreError, Timestamp,
@@ -76,22 +76,28 @@ struct GrantsAll;
 impl Store for GrantsAll {
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
         let token = FencingToken::from_u64(1);
-        Ok(Claim::Acquired(request.lease(token, 1, request.now)))
+        let lease = request.lease(token, 1, request.now);
+        Ok(Claim::Acquired(lease.seen_at(request.now)))
     }
 
-    async fn renew(&self, _: &Lease, _: Renewal) -> Result<Fenced, StoreError> {
+    async fn renew(&self, _: &Holder, _: Renewal, _: Timestamp) -> Result<Fenced, StoreError> {
         Ok(Fenced::Applied)
     }
 
-    async fn complete(&self, _: &Lease, _: &Completion) -> Result<Fenced, StoreError> {
+    async fn complete(
+        &self,
+        _: &Holder,
+        _: &Completion,
+        _: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         Ok(Fenced::Applied)
     }
 
-    async fn release(&self, _: &Lease, _: Release) -> Result<Fenced, StoreError> {
+    async fn release(&self, _: &Holder, _: Release, _: Timestamp) -> Result<Fenced, StoreError> {
         Ok(Fenced::LeaseLost(None))
     }
 
-    async fn get(&self, _: &RecordKey, _: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(&self, _: &RecordKey, _: Timestamp) -> Result<Option<Seen<Record>>, StoreError> {
         Ok(None)
     }
 

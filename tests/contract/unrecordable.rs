@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Response;
-use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
+use tower_idempotency::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 use tower_idempotency::store::{Claim, Completion, Fenced, MemoryStore, Release, Store};
 use tower_idempotency::{
     IdempotencyLayer, RecordKey, RecordingOverride, StoreError, StoreErrorKind, Timestamp,
@@ -34,22 +34,41 @@ impl Store for Picky {
         self.inner.claim(request).await
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        self.inner.renew(lease, renewal).await
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.inner.renew(holder, renewal, now).await
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         if completion.payload.len() > self.most {
             return Err(StoreError::new(self.kind, "it is not taken"));
         }
-        self.inner.complete(lease, completion).await
+        self.inner.complete(holder, completion, now).await
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        self.inner.release(lease, release).await
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.inner.release(holder, release, now).await
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         self.inner.get(key, now).await
     }
 

@@ -10,7 +10,6 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_idempotency::record::Lease;
 use tower_idempotency::store::{Attribute, Claim, DynamoDbStore, Fenced, Store};
 use tower_idempotency::{IdempotencyLayer, StoreErrorKind};
 
@@ -70,12 +69,10 @@ async fn eight_mebibytes_come_back() {
 
     // A completion whose answer was lost is made again, and one that comes late is told.
     completes(&store, &lease, answer.clone()).await;
-    let stranger = Lease {
-        owner: first.other().owner,
-        ..lease
-    };
-    match store.complete(&stranger, &completion("late")).await {
-        Ok(Fenced::LeaseLost(Some(recorded))) => assert!(recorded.payload == answer),
+    let mut stranger = lease.holder();
+    stranger.owner = first.other().owner;
+    match store.complete(&stranger, &completion("late"), START).await {
+        Ok(Fenced::LeaseLost(Some(recorded))) => assert!(*recorded.payload() == answer),
         other => panic!("not told the answer but {other:?}"),
     }
 }
@@ -97,7 +94,9 @@ async fn an_answer_over_the_limit_is_too_large_for_good() {
     let store = dynamo.store().await;
     let lease = Claimer::new().acquires(&store).await;
     let answer = vec![7; DynamoDbStore::MAX_ANSWER + 1];
-    let error = store.complete(&lease, &completion(answer)).await;
+    let error = store
+        .complete(&lease.holder(), &completion(answer), START)
+        .await;
     let error = error.expect_err("it is too large");
     assert_eq!(error.kind(), StoreErrorKind::TooLarge);
     assert!(!error.may_have_been_applied());
@@ -157,14 +156,18 @@ async fn an_attempt_that_lost_its_lease_does_not_touch_the_chunks_of_its_success
     let second = first.other().after(LEASE + SKEW + Duration::from_millis(1));
     let successor = second.acquires(&store).await;
     completes(&store, &successor, noise(900_000)).await;
-    let fenced = store.complete(&late, &completion(vec![1; 30 << 20])).await;
+    let fenced = store
+        .complete(&late.holder(), &completion(vec![1; 30 << 20]), START)
+        .await;
     assert!(matches!(fenced, Ok(Fenced::LeaseLost(Some(_)))));
     let mut other = noise(900_000);
     other.reverse();
     for attempt in [&late, &successor] {
-        let fenced = store.complete(attempt, &completion(other.clone())).await;
+        let fenced = store
+            .complete(&attempt.holder(), &completion(other.clone()), START)
+            .await;
         match fenced {
-            Ok(Fenced::LeaseLost(Some(recorded))) => assert!(recorded.payload == noise(900_000)),
+            Ok(Fenced::LeaseLost(Some(recorded))) => assert!(*recorded.payload() == noise(900_000)),
             fenced => panic!("not told the answer but {fenced:?}"),
         }
     }
@@ -203,11 +206,9 @@ async fn damaged(payload: Vec<u8>, damage: impl Fn(&mut Item) -> bool) {
         assert_eq!(error.kind(), StoreErrorKind::Damaged, "{error}");
     }
     // Whoever is late still learns that the lease is lost.
-    let late = Lease {
-        owner: first.other().owner,
-        ..lease
-    };
-    let fenced = store.renew(&late, renewal(START.plus(LEASE))).await;
+    let mut late = lease.holder();
+    late.owner = first.other().owner;
+    let fenced = store.renew(&late, renewal(), START).await;
     assert!(matches!(fenced, Ok(Fenced::LeaseLost(None))), "{fenced:?}");
 
     // Its time over, it is forgotten like any other.

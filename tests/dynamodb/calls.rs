@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_idempotency::record::Record;
+use tower_idempotency::record::{Record, Renewal};
 use tower_idempotency::store::{Claim, Fenced, Release, Store};
 use tower_idempotency::{Answer, StoredResponse, Timestamp};
 
@@ -82,13 +82,15 @@ async fn an_orphan_takes_two_calls_and_an_expired_answer_one() {
 async fn everything_else_takes_one_call() {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
-    for release in [orphan(START.plus(RETENTION)), Release::Free] {
+    for release in [orphan(), Release::Free] {
         let lease = Claimer::new().acquires(&store).await;
         dynamo.wire.calls();
-        let renewed = store.renew(&lease, renewal(START.plus(LEASE * 2))).await;
+        let renewed = store
+            .renew(&lease.holder(), renewal(), START.plus(LEASE))
+            .await;
         assert!(matches!(renewed, Ok(Fenced::Applied)));
         assert_eq!(dynamo.wire.calls(), ["UpdateItem"]);
-        let released = store.release(&lease, release).await;
+        let released = store.release(&lease.holder(), release, START).await;
         assert!(matches!(released, Ok(Fenced::Applied)));
         assert_eq!(dynamo.wire.calls().len(), 1);
         let seen = store.get(&lease.key, START).await.expect("a look succeeds");
@@ -112,6 +114,7 @@ async fn a_large_answer_takes_one_call_for_each_part_and_one_to_read_them_all() 
     assert!(first.other().is_answered(&store).await == noise(1_000_000));
     assert_eq!(dynamo.wire.calls(), ["PutItem", "BatchGetItem"]);
     let seen = store.get(&lease.key, START).await;
+    let seen = seen.map(|seen| seen.map(|record| record.by_clock(START)));
     assert!(matches!(seen, Ok(Some(Record::Completed(_)))));
     assert_eq!(dynamo.wire.calls(), ["GetItem", "BatchGetItem"]);
 }
@@ -214,17 +217,17 @@ async fn the_times_for_powertools_and_for_time_to_live_are_rounded_up() {
     assert_eq!(number(&item, "expires_at"), 1_790_086_400_123_456);
 
     // A lease that outlives its record takes the item with it.
-    let late = START.plus(Duration::from_secs(30 * 60 * 60));
+    let late = Renewal::new(Duration::from_secs(30 * 60 * 60), Duration::ZERO);
     store
-        .renew(&lease, renewal(late))
+        .renew(&lease.holder(), late, START)
         .await
         .expect("a renewal succeeds");
     let item = dynamo.item().await;
     assert_eq!(number(&item, "expiration"), 1_790_108_001);
 
     let mut completion = completion("answer");
-    completion.expires_at = Timestamp::from_millis(1_790_000_001_001);
-    let completed = store.complete(&lease, &completion).await;
+    completion.retention = Timestamp::from_millis(1_790_000_001_001).since(START);
+    let completed = store.complete(&lease.holder(), &completion, START).await;
     assert!(matches!(completed, Ok(Fenced::Applied)));
     let item = dynamo.item().await;
     assert_eq!(number(&item, "expiration"), 1_790_000_002);

@@ -6,13 +6,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
-use tower_idempotency::record::{
-    CallerDigest, ClaimRequest, Completed, Decision, Held, Lease, Liveness, RecipeId, decide,
-};
-use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Store};
-use tower_idempotency::{Fingerprint, Timestamp};
+use tower_idempotency::record::{CallerDigest, Completed, Decision, Held, Lease, RecipeId, decide};
+use tower_idempotency::store::{Claim, Completion, DynamoDbStore, Fenced, Release, Store};
+use tower_idempotency::{Fingerprint, StoreError, Timestamp};
 
-use crate::support::{Claimer, Dynamo, LEASE, SKEW, START, orphan};
+use crate::support::{Claimer, Dynamo, LEASE, SKEW, START};
 
 /// What there is before the claim; times from the start of the test's clock.
 #[derive(Clone, Debug)]
@@ -120,24 +118,14 @@ async fn write(store: &DynamoDbStore, first: &Claimer, before: &Before) -> Writt
         Before::Nothing => return Written::Nothing,
         Before::InProgress(attempt) | Before::Completed { attempt, .. } => attempt,
     };
-    let mut lease = in_progress(store, first, attempt).await;
+    let lease = in_progress(store, first, attempt).await;
     let Before::Completed { expires, .. } = before else {
         return Written::InProgress(lease);
     };
-    let completed = Completed {
-        identity: lease.identity,
-        payload: "answer".into(),
-        created_at: lease.created_at,
-        expires_at: START.plus(*expires),
-    };
-    lease.deadline = Timestamp::EPOCH;
-    let completion = tower_idempotency::store::Completion {
-        payload: completed.payload.clone(),
-        now: START,
-        expires_at: completed.expires_at,
-        is_given_unrecorded: true,
-    };
-    let fenced = store.complete(&lease, &completion).await;
+    let (created_at, expires_at) = (lease.created_at, START.plus(*expires));
+    let completed = Completed::new(lease.identity, "answer".into(), created_at, expires_at);
+    let completion = Completion::new(completed.payload.clone(), *expires);
+    let fenced = store.complete(&lease.holder(), &completion, START).await;
     assert!(matches!(fenced, Ok(Fenced::Applied)), "{fenced:?}");
     Written::Completed(completed)
 }
@@ -145,7 +133,7 @@ async fn write(store: &DynamoDbStore, first: &Claimer, before: &Before) -> Writt
 async fn in_progress(store: &DynamoDbStore, first: &Claimer, attempt: &Attempt) -> Lease {
     for _ in 1..attempt.attempts {
         let lease = first.other().acquires(store).await;
-        let orphaned = store.release(&lease, orphan(lease.expires_at)).await;
+        let orphaned = leave_orphan(store, &lease).await;
         assert!(matches!(orphaned, Ok(Fenced::Applied)), "{orphaned:?}");
     }
     let claimer = Claimer {
@@ -158,15 +146,21 @@ async fn in_progress(store: &DynamoDbStore, first: &Claimer, attempt: &Attempt) 
     };
     let mut lease = claimer.acquires(store).await;
     if attempt.deadline.is_none() {
-        let orphaned = store.release(&lease, orphan(lease.expires_at)).await;
+        let orphaned = leave_orphan(store, &lease).await;
         assert!(matches!(orphaned, Ok(Fenced::Applied)), "{orphaned:?}");
         lease.deadline = Timestamp::EPOCH;
     }
     lease
 }
 
+async fn leave_orphan(store: &DynamoDbStore, lease: &Lease) -> Result<Fenced, StoreError> {
+    let orphan = Release::orphan(lease.expires_at.since(START), None);
+    store.release(&lease.holder(), orphan, START).await
+}
+
 /// Whether the store gave what was decided, down to the microsecond.
 fn agrees(decision: Decision, claim: &Claim, before: &Written, claimer: &Claimer) -> bool {
+    let now = claimer.now;
     match (decision, claim, before) {
         (
             Decision::Acquire {
@@ -177,19 +171,24 @@ fn agrees(decision: Decision, claim: &Claim, before: &Written, claimer: &Claimer
             Claim::Acquired(lease),
             _,
         ) => {
+            let lease = lease.clone().by_clock(now);
             lease.token == token
                 && lease.attempt == attempt
                 && lease.created_at == created_at
                 && lease.owner == claimer.owner
                 && lease.deadline == claimer.now.plus(claimer.lease)
         }
-        (Decision::Own, Claim::Acquired(lease), Written::InProgress(held)) => lease == held,
-        (Decision::Replay, Claim::Completed(given), Written::Completed(held)) => given == held,
-        (Decision::InProgress, Claim::InProgress { lease, .. }, Written::InProgress(held)) => {
-            lease == held
+        (Decision::Own, Claim::Acquired(lease), Written::InProgress(held)) => {
+            lease.clone().by_clock(now) == *held
         }
-        (Decision::Orphaned, Claim::Orphaned { created_at, .. }, Written::InProgress(held)) => {
-            *created_at == held.created_at
+        (Decision::Replay, Claim::Completed(given), Written::Completed(held)) => {
+            given.clone().by_clock(now) == *held
+        }
+        (Decision::InProgress, Claim::InProgress { lease, .. }, Written::InProgress(held)) => {
+            lease.clone().by_clock(now) == *held
+        }
+        (Decision::Orphaned, Claim::Orphaned(lease), Written::InProgress(held)) => {
+            lease.clone().by_clock(now) == *held
         }
         (Decision::CallerDiffers, Claim::CallerDiffers, _)
         | (Decision::Reused, Claim::Reused, _) => true,
@@ -247,21 +246,7 @@ fn decide_by(written: &Written, claimer: &Claimer) -> Decision {
         }),
     };
     let parts = claimer.key.parts();
-    let request = ClaimRequest {
-        key: claimer.key.record_key(),
-        parts: &parts,
-        identity: claimer.identity,
-        accepted: &[],
-        owner: claimer.owner,
-        now: claimer.now,
-        lease: claimer.lease,
-        retention: claimer.retention,
-        clock_skew: SKEW,
-        take_over: claimer.take_over,
-        wants_waiter: false,
-        liveness: Liveness::UNKNOWN,
-    };
-    decide(held, &request)
+    decide(held, &claimer.request(&parts))
 }
 
 #[test]

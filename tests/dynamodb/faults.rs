@@ -32,9 +32,13 @@ const ENDS: [(End, &str); 3] = [
 impl End {
     async fn on(self, store: &DynamoDbStore, lease: &Lease) -> Result<Fenced, StoreError> {
         match self {
-            Self::Complete => store.complete(lease, &completion("answer")).await,
-            Self::Free => store.release(lease, Release::Free).await,
-            Self::Orphan => store.release(lease, orphan(lease.expires_at)).await,
+            Self::Complete => {
+                store
+                    .complete(&lease.holder(), &completion("answer"), START)
+                    .await
+            }
+            Self::Free => store.release(&lease.holder(), Release::Free, START).await,
+            Self::Orphan => store.release(&lease.holder(), orphan(), START).await,
         }
     }
 
@@ -42,9 +46,9 @@ impl End {
     async fn is_found(self, store: &DynamoDbStore, claimer: &Claimer) -> bool {
         let next = claimer.other().without_taking_over().claims(store).await;
         match (self, next) {
-            (Self::Complete, Ok(Claim::Completed(completed))) => completed.payload == "answer",
-            (Self::Free, Ok(Claim::Acquired(lease))) => lease.attempt == 1,
-            (Self::Orphan, Ok(Claim::Orphaned { .. })) => true,
+            (Self::Complete, Ok(Claim::Completed(completed))) => completed.payload() == "answer",
+            (Self::Free, Ok(Claim::Acquired(lease))) => lease.by_clock(START).attempt == 1,
+            (Self::Orphan, Ok(Claim::Orphaned(_))) => true,
             _ => false,
         }
     }
@@ -150,7 +154,7 @@ async fn a_chunk_that_is_not_written_completes_nothing() {
     let lease = first.acquires(&store).await;
     dynamo.wire.fail_next("PutItem", Fault::AnswerLost);
     let large = completion(noise(900_000));
-    let error = store.complete(&lease, &large).await;
+    let error = store.complete(&lease.holder(), &large, START).await;
     let error = error.expect_err("a part is not known to be there");
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     assert!(!error.may_have_been_applied(), "the record is as it was");
@@ -258,12 +262,13 @@ async fn a_table_that_is_missing_is_told() {
         Claimer::new().acquires(&elsewhere.store().await).await
     };
     let claimed = Claimer::new().claims(&store).await.map(drop);
-    let renewed = store.renew(&lease, renewal(START)).await.map(drop);
+    let holder = lease.holder();
+    let renewed = store.renew(&holder, renewal(), START).await.map(drop);
     let completed = store
-        .complete(&lease, &completion("answer"))
+        .complete(&holder, &completion("answer"), START)
         .await
         .map(drop);
-    let released = store.release(&lease, Release::Free).await.map(drop);
+    let released = store.release(&holder, Release::Free, START).await.map(drop);
     let looked = store.get(&lease.key, START).await.map(drop);
     let removed = store.remove(&lease.key).await.map(drop);
     for result in [claimed, renewed, completed, released, looked, removed] {
@@ -311,7 +316,7 @@ async fn a_holder_that_renews_in_the_middle_of_a_takeover_keeps_its_lease() {
         async move { second.claims(&store).await }
     });
     held.await.expect("the takeover is on its way");
-    let renewed = store.renew(&lease, renewal(second.now.plus(LEASE))).await;
+    let renewed = store.renew(&lease.holder(), renewal(), second.now).await;
     assert!(matches!(renewed, Ok(Fenced::Applied)));
     go_on.send(()).expect("it waits");
     let claim = taking.await.expect("it does not panic");

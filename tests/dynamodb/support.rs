@@ -13,9 +13,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tower_idempotency::record::{ClaimRequest, Identity, Lease, Liveness, Owner, Renewal};
+use tower_idempotency::record::{ClaimRequest, Identity, Lease, Owner, Renewal};
 use tower_idempotency::store::{Claim, Completion, DynamoDbStore, Fenced, Release, Store};
-use tower_idempotency::{Fingerprint, IdempotencyKey, StoreError, Timestamp};
+use tower_idempotency::{Fingerprint, IdempotencyKey, KeyParts, StoreError, Timestamp};
 
 use crate::wire::Wire;
 
@@ -236,34 +236,29 @@ impl Claimer {
 
     pub(crate) async fn claims(&self, store: &DynamoDbStore) -> Result<Claim, StoreError> {
         let parts = self.key.parts();
-        store
-            .claim(&ClaimRequest {
-                key: self.key.record_key(),
-                parts: &parts,
-                identity: self.identity,
-                accepted: &[],
-                owner: self.owner,
-                now: self.now,
-                lease: self.lease,
-                retention: self.retention,
-                clock_skew: SKEW,
-                take_over: self.take_over,
-                wants_waiter: false,
-                liveness: Liveness::UNKNOWN,
-            })
-            .await
+        store.claim(&self.request(&parts)).await
+    }
+
+    pub(crate) fn request<'a>(&'a self, parts: &'a KeyParts<'a>) -> ClaimRequest<'a> {
+        let key = self.key.record_key();
+        let mut request = ClaimRequest::new(key, parts, self.identity, self.owner, self.now);
+        request.lease = self.lease;
+        request.retention = self.retention;
+        request.clock_skew = SKEW;
+        request.take_over = self.take_over;
+        request
     }
 
     pub(crate) async fn acquires(&self, store: &DynamoDbStore) -> Lease {
         match self.claims(store).await {
-            Ok(Claim::Acquired(lease)) => lease,
+            Ok(Claim::Acquired(lease)) => lease.by_clock(self.now),
             other => panic!("the key was not acquired but {other:?}"),
         }
     }
 
     pub(crate) async fn is_answered(&self, store: &DynamoDbStore) -> Bytes {
         match self.claims(store).await {
-            Ok(Claim::Completed(completed)) => completed.payload,
+            Ok(Claim::Completed(completed)) => completed.payload().clone(),
             other => panic!("the key was not answered but {other:?}"),
         }
     }
@@ -276,16 +271,13 @@ pub(crate) fn owner() -> Owner {
 }
 
 pub(crate) fn completion(payload: impl Into<Bytes>) -> Completion {
-    Completion {
-        payload: payload.into(),
-        now: START,
-        expires_at: START.plus(RETENTION),
-        is_given_unrecorded: true,
-    }
+    Completion::new(payload.into(), RETENTION)
 }
 
 pub(crate) async fn completes(store: &DynamoDbStore, lease: &Lease, payload: impl Into<Bytes>) {
-    let fenced = store.complete(lease, &completion(payload)).await;
+    let fenced = store
+        .complete(&lease.holder(), &completion(payload), START)
+        .await;
     assert_eq!(fenced.expect("a completion succeeds"), Fenced::Applied);
 }
 
@@ -313,17 +305,11 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
 }
 
 /// A release that leaves an orphan.
-pub(crate) fn orphan(expires_at: Timestamp) -> Release {
-    Release::Orphan {
-        expires_at,
-        first_status: None,
-    }
+pub(crate) fn orphan() -> Release {
+    Release::orphan(RETENTION, None)
 }
 
-/// A renewal until `deadline`, of a record that is kept no longer than before.
-pub(crate) fn renewal(deadline: Timestamp) -> Renewal {
-    Renewal {
-        deadline,
-        expires_at: Timestamp::EPOCH,
-    }
+/// A renewal for as long as a lease lasts.
+pub(crate) fn renewal() -> Renewal {
+    Renewal::new(LEASE, RETENTION)
 }

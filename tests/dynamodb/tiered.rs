@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tower_idempotency::store::{MemoryStore, Store};
+use tower_idempotency::store::MemoryStore;
 use tower_idempotency::testing::conformance;
 use tower_idempotency::{Ran, RunError};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tower_idempotency::store::{DynamoDbStore, MemoryStore, Store, Tiered};
+use tower_idempotency::store::{DynamoDbStore, MemoryStore, Tiered};
 use tower_idempotency::testing::Living;
 use tower_idempotency::{Executor, Fingerprint, IdempotencyKey, Ran, RunError};
 

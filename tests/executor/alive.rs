@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
+use tower_idempotency::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 use tower_idempotency::store::{Claim, Completion, Fenced, MemoryStore, Release, Store};
 use tower_idempotency::testing::{Call, Fault, FaultStore, Living, ManualClock, TokioClock};
 use tower_idempotency::{
@@ -357,8 +357,9 @@ impl Store for Panicking {
 
     async fn renew(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         renewal: Renewal,
+        now: Timestamp,
     ) -> std::result::Result<Fenced, StoreError> {
         if self
             .renewals
@@ -369,30 +370,32 @@ impl Store for Panicking {
             // Without a word from the panic hook.
             std::panic::resume_unwind(Box::new("as planned"));
         }
-        self.inner.renew(lease, renewal).await
+        self.inner.renew(holder, renewal, now).await
     }
 
     async fn complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> std::result::Result<Fenced, StoreError> {
-        self.inner.complete(lease, completion).await
+        self.inner.complete(holder, completion, now).await
     }
 
     async fn release(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         release: Release,
+        now: Timestamp,
     ) -> std::result::Result<Fenced, StoreError> {
-        self.inner.release(lease, release).await
+        self.inner.release(holder, release, now).await
     }
 
     async fn get(
         &self,
         key: &RecordKey,
         now: Timestamp,
-    ) -> std::result::Result<Option<Record>, StoreError> {
+    ) -> std::result::Result<Option<Seen<Record>>, StoreError> {
         self.inner.get(key, now).await
     }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tower_idempotency::store::{MemoryStore, SharedStore, Store};
-use tower_idempotency::testing::{FaultStore, conformance};
+use tower_idempotency::Timestamp;
+use tower_idempotency::store::{MemoryStore, SharedStore, Store, Tiered};
+use tower_idempotency::testing::{ClockedStore, FaultStore, ManualClock, conformance};
 
 /// A store that lets a claim hang fails, too.
 async fn conforms(store: impl Store) {
@@ -43,11 +44,32 @@ async fn a_tiered_store_conforms() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tier_that_has_to_be_waited_for_conforms() {
     let near = FaultStore::new(MemoryStore::evicting(1 << 20));
-    conforms(near.over(MemoryStore::new())).await;
+    conforms(Tiered::new(near, MemoryStore::new())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tiers_over_tiers_conform() {
     let far = MemoryStore::new().over(FaultStore::new(MemoryStore::new()));
     conforms(MemoryStore::new().over(far)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_a_clock_of_its_own_conforms() {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let moves: [fn(Timestamp) -> Timestamp; 3] =
+        [|now| now, |now| now.plus(HOUR), |now| now.minus(HOUR)];
+    for moved in moves {
+        for is_far in [false, true] {
+            let clock = ManualClock::new();
+            let store = ClockedStore::new(MemoryStore::new(), clock.clone());
+            let set_clock = move |now| clock.set(moved(now));
+            match is_far {
+                false => conformance::all_by_clock(store, set_clock).await,
+                true => {
+                    let tiered = MemoryStore::new().over(store);
+                    conformance::all_by_clock(tiered, set_clock).await;
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tower_idempotency::record::{ClaimRequest, Identity, Liveness, Owner};
+use tower_idempotency::record::{ClaimRequest, Identity, Owner};
 use tower_idempotency::store::{Claim, Store};
 use tower_idempotency::testing::{Call, Fault, TokioClock};
 use tower_idempotency::{
@@ -103,20 +103,12 @@ async fn work_is_not_begun_for_one_who_has_gone_while_the_business_system_was_as
 async fn leave_orphan<St: Store>(executor: &Executor<St>) {
     let key = key();
     let parts = key.parts();
-    let claim = ClaimRequest {
-        key: key.record_key(),
-        parts: &parts,
-        identity: Identity::of_work(fingerprint()),
-        accepted: &[],
-        owner: Owner::from_bytes([9; 16]),
-        now: TokioClock::new().now(),
-        lease: LEASE,
-        retention: RETENTION,
-        clock_skew: SKEW,
-        take_over: true,
-        wants_waiter: false,
-        liveness: Liveness::UNKNOWN,
-    };
+    let owner = Owner::from_bytes([9; 16]);
+    let (identity, now) = (Identity::of_work(fingerprint()), TokioClock::new().now());
+    let mut claim = ClaimRequest::new(key.record_key(), &parts, identity, owner, now);
+    claim.lease = LEASE;
+    claim.retention = RETENTION;
+    claim.clock_skew = SKEW;
     let claim = executor.store().claim(&claim).await;
     assert!(matches!(claim, Ok(Claim::Acquired(_))), "{claim:?}");
     tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;

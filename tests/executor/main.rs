@@ -5,6 +5,7 @@
 
 mod alive;
 mod classes;
+mod clocked;
 mod conformance;
 mod ends;
 mod faults;

@@ -1,6 +1,6 @@
 //! What there is: the time, the record, the attempts and the messages that came adrift.
 
-use tower_idempotency::record::{FencingToken, Held, Identity, Lease, Owner};
+use tower_idempotency::record::{FencingToken, Held, Holder, Identity, Lease, Owner};
 use tower_idempotency::{Fingerprint, RecordKey, Timestamp};
 
 /// How many attempts at the key there may be: requests of clients, retries among them.
@@ -288,19 +288,13 @@ impl Holding {
     };
 
     pub(crate) fn lease(&self) -> Lease {
-        Lease {
-            key: KEY,
-            identity: IDENTITY,
-            owner: owner(self.owner),
-            token: FencingToken::from_u64(self.token.into()),
-            attempt: self.number.into(),
-            // When it began decides nothing.
-            created_at: Timestamp::EPOCH,
-            started_at: Timestamp::EPOCH,
-            deadline: at(self.deadline),
-            expires_at: at(self.expires),
-            first_status: None,
-        }
+        let holder = Holder::new(KEY, owner(self.owner), IDENTITY);
+        // When it began decides nothing.
+        let mut lease = Lease::new(&holder, FencingToken::from_u64(self.token.into()));
+        lease.attempt = self.number.into();
+        lease.deadline = at(self.deadline);
+        lease.expires_at = at(self.expires);
+        lease
     }
 }
 

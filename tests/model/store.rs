@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tower_idempotency::KeyParts;
 use tower_idempotency::record::{
-    ClaimRequest, Decision, Lease, Liveness, Owner, Renewal, decide, has_lapsed, is_owned_by,
-    renewed,
+    ClaimRequest, Decision, Holder, Liveness, Owner, Renewal, decide, has_lapsed, is_owned_by,
 };
 
 use crate::bugs::Bug;
@@ -74,13 +73,10 @@ impl Checked {
             }
             lives
         };
-        let request = ClaimRequest {
-            liveness: match knows_the_living {
-                true => Liveness::new(&lives),
-                false => Liveness::UNKNOWN,
-            },
-            ..self.request(claimer, now)
-        };
+        let mut request = self.request(claimer, now);
+        if knows_the_living {
+            request.liveness = Liveness::new(&lives);
+        }
         let lease = state.record.lease();
         let decision = decide(state.record.held(lease.as_ref()), &request);
         let claimed = match (decision, state.record) {
@@ -142,11 +138,9 @@ impl Checked {
             holding.deadline = match self.setting.bug {
                 Bug::RenewalGoesBack => deadline,
                 _ => {
-                    let renewal = Renewal {
-                        deadline: at(deadline),
-                        expires_at: at(holding.expires),
-                    };
-                    tick(renewed(&holding.lease(), renewal).deadline)
+                    let mut lease = holding.lease();
+                    lease.renew(Renewal::new(ticks(deadline), Duration::ZERO), at(EPOCH));
+                    tick(lease.deadline)
                 }
             };
         }
@@ -199,7 +193,7 @@ impl Checked {
     /// Whether a write of `owner` may be applied, and what is there if not.
     fn fence(&self, state: &mut State, id: Id, is_release: bool) -> Fenced {
         let held = state.record.lease();
-        let is_owned = is_owned_by(state.record.held(held.as_ref()), &lease_of(id));
+        let is_owned = is_owned_by(state.record.held(held.as_ref()), &holder_of(id));
         let is_in_progress = held.is_some();
         let is_let_through = match self.setting.bug {
             Bug::NoFence => is_in_progress,
@@ -290,20 +284,12 @@ impl Checked {
             target: "/",
             key: "k",
         };
-        ClaimRequest {
-            key: &KEY,
-            parts: PARTS,
-            identity: IDENTITY,
-            accepted: &[],
-            owner: owner(claimer),
-            now: at(now),
-            lease: ticks(self.lease_lasts()),
-            retention: ticks(self.record_lasts()),
-            clock_skew: skew(self.setting.bug),
-            take_over: self.setting.policy != Policy::Hold,
-            wants_waiter: false,
-            liveness: Liveness::UNKNOWN,
-        }
+        let mut request = ClaimRequest::new(&KEY, PARTS, IDENTITY, owner(claimer), at(now));
+        request.lease = ticks(self.lease_lasts());
+        request.retention = ticks(self.record_lasts());
+        request.clock_skew = skew(self.setting.bug);
+        request.take_over = self.setting.policy != Policy::Hold;
+        request
     }
 
     pub(crate) fn lease_lasts(&self) -> Tick {
@@ -328,13 +314,9 @@ fn lives_with(state: &State, holder: Id, claimer: Id) -> bool {
     is_alive_on(attempt(holder), attempt(claimer).node)
 }
 
-/// The lease of a write: the fence knows it by its owner.
-fn lease_of(id: Id) -> Lease {
-    let holding = Holding {
-        owner: id,
-        ..Holding::NONE
-    };
-    holding.lease()
+/// Who writes: the fence knows it by its owner.
+fn holder_of(id: Id) -> Holder {
+    Holder::new(KEY, owner(id), IDENTITY)
 }
 
 fn skew(bug: Bug) -> Duration {

@@ -7,7 +7,7 @@ use aws_config::BehaviorVersion;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{Credentials, Region};
 use tokio::net::TcpListener;
-use tower_idempotency::store::{DynamoDbStore, MemoryStore, SharedStore, Store, TableError};
+use tower_idempotency::store::{DynamoDbStore, MemoryStore, SharedStore, TableError};
 
 use super::flags::{Flags, Kind};
 

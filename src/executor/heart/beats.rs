@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::clock::Timestamp;
 use crate::executor::living::{Living, Noted};
 use crate::executor::wait::SharedEnd;
-use crate::record::{Lease, Owner};
+use crate::record::{Holder, Lease, Owner};
 
 /// A lease is renewed when a third of it has passed, so that two renewals may fail.
 pub(super) const BEATS_PER_LEASE: u32 = 3;
@@ -71,7 +71,7 @@ struct Table {
 struct Entry {
     owner: Owner,
     /// `None`: there is nothing to renew.
-    lease: Option<Lease>,
+    holder: Option<Holder>,
     /// When the run has had its time, and its lease may lapse.
     ends_at: Option<Instant>,
     /// In the wheel.
@@ -112,7 +112,7 @@ pub(super) struct Position {
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) place: Position,
-    pub(super) lease: Lease,
+    pub(super) holder: Holder,
 }
 
 impl Beats {
@@ -149,7 +149,7 @@ impl Beats {
         let [first, ..] = *lease.key.as_bytes();
         let early = self.tick * SPREAD * u64::from(first) / 256;
         let at = self.tick_in(&table, until.saturating_sub(early), now);
-        let index = table.insert(lease.owner, Some(lease));
+        let index = table.insert(lease.owner, Some(lease.holder()));
         table.link(index, at);
         let is_sooner = at < table.wakes_at;
         drop(table);
@@ -231,7 +231,7 @@ impl Beats {
                 }
                 table.unlink(index);
                 let entry = &mut table.entries[index as usize];
-                let Some(lease) = &entry.lease else {
+                let Some(holder) = entry.holder else {
                     continue;
                 };
                 if entry.ends_at.is_some_and(|ends_at| ends_at <= now) {
@@ -243,7 +243,7 @@ impl Beats {
                         shard: shard as u32,
                         index,
                     },
-                    lease: lease.clone(),
+                    holder,
                 });
                 entry.chance = another(entry.chance);
                 let early = (entry.chance >> 56) * SPREAD.min(again / 8) / 256;
@@ -353,21 +353,21 @@ impl Beats {
 }
 
 impl Table {
-    fn insert(&mut self, owner: Owner, lease: Option<&Lease>) -> u32 {
+    fn insert(&mut self, owner: Owner, holder: Option<Holder>) -> u32 {
         let index = self.free;
         let index = match self.entries.get_mut(index as usize) {
             Some(entry) => {
                 self.free = entry.next;
                 // Field by field, so that it is written in its place.
                 entry.owner = owner;
-                entry.lease = lease.cloned();
+                entry.holder = holder;
                 entry.ends_at = None;
-                entry.chance = chance_of(lease);
+                entry.chance = chance_of(holder.as_ref());
                 entry.state = State::Unrenewed;
                 entry.is_ending = false;
                 index
             }
-            None => self.push(owner, lease),
+            None => self.push(owner, holder),
         };
         self.link_in_chain(index);
         self.len += 1;
@@ -375,17 +375,17 @@ impl Table {
     }
 
     #[cold]
-    fn push(&mut self, owner: Owner, lease: Option<&Lease>) -> u32 {
+    fn push(&mut self, owner: Owner, holder: Option<Holder>) -> u32 {
         let index = self.entries.len() as u32;
         self.entries.push(Entry {
             owner,
-            lease: lease.cloned(),
+            holder,
             ends_at: None,
             next: NIL,
             before: NIL,
             next_in_chain: NIL,
             before_in_chain: NIL,
-            chance: chance_of(lease),
+            chance: chance_of(holder.as_ref()),
             noted: Noted::default(),
             state: State::Unrenewed,
             list: 0,
@@ -463,7 +463,7 @@ impl Table {
     /// The entry of a lease, if it is still there.
     fn entry(&mut self, due: &Due) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(due.place.index as usize)?;
-        (entry.state != State::Free && entry.owner == due.lease.owner).then_some(entry)
+        (entry.state != State::Free && entry.owner == due.holder.owner).then_some(entry)
     }
 
     fn of(&mut self, owner: Owner) -> Option<&mut Entry> {
@@ -587,8 +587,8 @@ fn chain_of(owner: Owner, chains: usize) -> usize {
     u32::from_le_bytes([a, b, c, d]) as usize & (chains - 1)
 }
 
-fn chance_of(lease: Option<&Lease>) -> u64 {
-    let chance = lease.and_then(|lease| lease.key.as_bytes().last_chunk());
+fn chance_of(holder: Option<&Holder>) -> u64 {
+    let chance = holder.and_then(|holder| holder.key.as_bytes().last_chunk());
     chance.copied().map_or(0, u64::from_le_bytes)
 }
 

@@ -33,7 +33,9 @@ impl DynamoDbStore {
         for _ in 0..ROUNDS {
             let item = self.table.item_of(&bid.lease, request.parts);
             let seen = match self.put(item, bid.condition).await? {
-                Verdict::Applied => return Ok(Claim::Acquired(bid.lease)),
+                Verdict::Applied => {
+                    return Ok(Claim::Acquired(bid.lease.seen_at(request.now)));
+                }
                 Verdict::Refused(seen) => self.refuser(request.key, seen).await?,
             };
             bid = match seen {
@@ -70,18 +72,17 @@ impl DynamoDbStore {
             };
             return Ok(Judged::Bid(Bid { lease, condition }));
         }
+        let now = request.now;
         let claim = match (decision, found) {
-            (Decision::Orphaned, Found::InProgress(lease)) => Claim::orphaned(&lease),
+            (Decision::Orphaned, Found::InProgress(lease)) => Claim::Orphaned(lease.seen_at(now)),
             (Decision::CallerDiffers, _) => Claim::CallerDiffers,
             (Decision::Reused, _) => Claim::Reused,
             (Decision::SettingsChanged { recorded }, _) => Claim::SettingsChanged { recorded },
-            (Decision::Own, Found::InProgress(lease)) => Claim::Acquired(lease),
-            (_, Found::InProgress(lease)) => Claim::InProgress {
-                lease,
-                waiter: None,
-            },
+            (Decision::Own, Found::InProgress(lease)) => Claim::Acquired(lease.seen_at(now)),
+            (_, Found::InProgress(lease)) => Claim::in_progress(lease.seen_at(now), None),
             (_, Found::Completed(answered)) => {
-                Claim::Completed(self.completed(request.key, answered).await?)
+                let completed = self.completed(request.key, answered).await?;
+                Claim::Completed(completed.seen_at(now))
             }
         };
         Ok(Judged::Answer(claim))

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::item::{COMPLETED, FORMAT, IN_PROGRESS, Unreadable, binary, number, seconds, string};
 use super::table::{Attribute, Table};
 use crate::clock::Timestamp;
-use crate::record::{Lease, Owner, Renewal};
+use crate::record::{Holder, Lease, Owner};
 
 /// An expression with the values that it uses.
 #[derive(Clone, Debug)]
@@ -113,19 +113,19 @@ pub(super) fn is_still_unreadable(seen: &Unreadable) -> Expression {
 }
 
 /// The attempt still owns the record.
-pub(super) fn is_held_by(lease: &Lease) -> Expression {
+pub(super) fn is_held_by(holder: &Holder) -> Expression {
     Expression::new(
         "#owner = :owner AND #status = :in_progress",
         [
-            (":owner", binary(lease.owner.as_bytes())),
+            (":owner", binary(holder.owner.as_bytes())),
             (":in_progress", string(IN_PROGRESS)),
         ],
     )
 }
 
 /// The attempt still owns the record, and its deadline is not later than this one.
-pub(super) fn is_held_no_longer_than(lease: &Lease, deadline: Timestamp) -> Expression {
-    let mut expression = is_held_by(lease);
+pub(super) fn is_held_no_longer_than(holder: &Holder, deadline: Timestamp) -> Expression {
+    let mut expression = is_held_by(holder);
     expression.text.push_str(" AND #deadline <= :new_deadline");
     let deadline = number(deadline.as_micros());
     let value = (":new_deadline".to_owned(), deadline);
@@ -134,11 +134,7 @@ pub(super) fn is_held_no_longer_than(lease: &Lease, deadline: Timestamp) -> Expr
 }
 
 /// Moves the times of a lease, and with them what would delete the item before.
-pub(super) fn set_times(renewal: Renewal) -> Expression {
-    let Renewal {
-        deadline,
-        expires_at,
-    } = renewal;
+pub(super) fn set_times(deadline: Timestamp, expires_at: Timestamp) -> Expression {
     Expression::new(
         "SET #deadline = :new_deadline, #in_progress_expiration = :in_progress_expiration, \
          #expires_at = :expires_at, #expiration = :expiration",
@@ -156,10 +152,7 @@ pub(super) fn set_times(renewal: Renewal) -> Expression {
 
 /// Makes the record an orphan.
 pub(super) fn set_orphan(expires_at: Timestamp, first_status: Option<u16>) -> Expression {
-    let mut expression = set_times(Renewal {
-        deadline: Timestamp::EPOCH,
-        expires_at,
-    });
+    let mut expression = set_times(Timestamp::EPOCH, expires_at);
     if let Some(status) = first_status {
         expression.text.push_str(", #first_status = :first_status");
         let status = number(status.into());

@@ -29,7 +29,7 @@ use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Lease, Record, Renewal, has_lapsed};
+use crate::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 
 pub use self::table::Attribute;
 pub use self::trouble::TableError;
@@ -254,41 +254,57 @@ impl Store for DynamoDbStore {
         self.claim_in_rounds(request).await
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        self.prolong(lease, renewal).await
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.prolong(holder, renewal, now).await
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        self.record(lease, completion).await
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.record(holder, completion, now).await
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         match release {
-            Release::Free => self.free(lease).await,
+            Release::Free => self.free(holder, now).await,
             Release::Orphan {
-                expires_at,
+                retention,
                 first_status,
-            } => self.orphan(lease, expires_at, first_status).await,
+            } => self.orphan(holder, retention, first_status, now).await,
         }
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         let Some(item) = self.read(key).await? else {
             return Ok(None);
         };
-        match self.table.found(key, &item) {
-            Ok(Found::InProgress(lease)) => {
-                let forgotten = has_lapsed(&lease, now, Duration::ZERO) && lease.expires_at <= now;
-                Ok((!forgotten).then_some(Record::InProgress(lease)))
-            }
-            Ok(Found::Completed(answered)) if answered.expires_at <= now => Ok(None),
+        let record = match self.table.found(key, &item) {
+            Ok(Found::InProgress(lease)) => Record::InProgress(lease),
+            Ok(Found::Completed(answered)) if answered.expires_at <= now => return Ok(None),
             Ok(Found::Completed(answered)) => {
-                let completed = self.completed(key, answered).await?;
-                Ok(Some(Record::Completed(completed)))
+                Record::Completed(self.completed(key, answered).await?)
             }
-            Err(unreadable) if unreadable.is_over(now) => Ok(None),
-            Err(unreadable) => Err(unreadable.into()),
-        }
+            Err(unreadable) if unreadable.is_over(now) => return Ok(None),
+            Err(unreadable) => return Err(unreadable.into()),
+        };
+        Ok(record.seen_at(now))
     }
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {

@@ -145,6 +145,7 @@ impl InProgress {
 
 impl Run {
     pub(super) fn claimed_again(&mut self, request: &ClaimRequest<'_>) -> Claim {
+        let seen = |lease: &Lease| lease.clone().seen_at(request.now);
         match decide(Some(Held::InProgress(&self.lease)), request) {
             Decision::Acquire {
                 token,
@@ -152,17 +153,17 @@ impl Run {
                 created_at,
             } => {
                 self.lease = request.lease(token, attempt, created_at);
-                Claim::Acquired(self.lease.clone())
+                Claim::Acquired(seen(&self.lease))
             }
-            Decision::Own => Claim::Acquired(self.lease.clone()),
-            Decision::Orphaned => Claim::orphaned(&self.lease),
+            Decision::Own => Claim::Acquired(seen(&self.lease)),
+            Decision::Orphaned => Claim::Orphaned(seen(&self.lease)),
             Decision::CallerDiffers => Claim::CallerDiffers,
             Decision::Reused => Claim::Reused,
             Decision::SettingsChanged { recorded } => Claim::SettingsChanged { recorded },
-            Decision::InProgress | Decision::Replay => Claim::InProgress {
-                lease: self.lease.clone(),
-                waiter: request.wants_waiter.then(|| self.waiter()),
-            },
+            Decision::InProgress | Decision::Replay => Claim::in_progress(
+                seen(&self.lease),
+                request.wants_waiter.then(|| self.waiter()),
+            ),
         }
     }
 

@@ -2,13 +2,14 @@ use std::pin::pin;
 use std::ptr;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::*;
 use crate::fingerprint::Fingerprint;
 use crate::key::KeyParts;
-use crate::record::{Identity, Liveness, Owner};
+use crate::record::{Identity, Lease, Owner};
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -23,37 +24,26 @@ fn with_request<T>(number: u64, now: Timestamp, then: impl Fn(&ClaimRequest<'_>)
         key: &text,
         ..KeyParts::default()
     };
+    let key = parts.record_key();
+    let identity = Identity::of_work(Fingerprint::of(["same"]));
+    let owner = Owner::new(now).expect("the operating system gives random bytes");
     then(&ClaimRequest {
-        key: &parts.record_key(),
-        parts: &parts,
-        identity: Identity::of_work(Fingerprint::of(["same"])),
-        accepted: &[],
-        owner: Owner::new(now).expect("the operating system gives random bytes"),
-        now,
-        lease: Duration::from_secs(30),
         retention: HOUR,
         clock_skew: Duration::ZERO,
-        take_over: true,
-        wants_waiter: false,
-        liveness: Liveness::UNKNOWN,
+        ..ClaimRequest::new(&key, &parts, identity, owner, now)
     })
 }
 
 fn acquire(store: &MemoryStore, number: u64, now: Timestamp) -> Lease {
     match claim(store, number, now) {
-        Ok(Claim::Acquired(lease)) => lease,
+        Ok(Claim::Acquired(lease)) => lease.by_clock(now),
         other => panic!("the key was not acquired but {other:?}"),
     }
 }
 
 fn complete(store: &MemoryStore, lease: &Lease, size: usize, retention: Duration) {
-    let completion = Completion {
-        payload: Bytes::from(vec![0; size]),
-        now: lease.started_at,
-        expires_at: lease.started_at.plus(retention),
-        is_given_unrecorded: true,
-    };
-    let fenced = at_once(store.complete(lease, &completion));
+    let completion = Completion::new(Bytes::from(vec![0; size]), retention);
+    let fenced = at_once(store.complete(&lease.holder(), &completion, lease.started_at));
     assert!(matches!(fenced, Ok(Fenced::Applied)), "{fenced:?}");
 }
 
@@ -76,17 +66,14 @@ fn a_renewal_that_comes_late_takes_nothing_back() {
     let store = MemoryStore::new();
     let lease = acquire(&store, 1, START);
     let minutes = |count: u32| START.plus(HOUR / 60 * count);
-    for deadline in [minutes(2), minutes(1)] {
-        let renewal = Renewal {
-            deadline,
-            expires_at: lease.expires_at,
-        };
-        let renewed = at_once(store.renew(&lease, renewal));
+    let renewal = Renewal::new(HOUR / 60, HOUR);
+    for now in [minutes(1), START] {
+        let renewed = at_once(store.renew(&lease.holder(), renewal, now));
         assert!(matches!(renewed, Ok(Fenced::Applied)), "{renewed:?}");
     }
-    let claim = claim(&store, 1, minutes(2));
+    let claim = claim(&store, 1, minutes(1));
     assert!(
-        matches!(claim, Ok(Claim::InProgress { ref lease, .. }) if lease.deadline == minutes(2)),
+        matches!(claim, Ok(Claim::InProgress { ref lease, .. }) if lease.remaining() == HOUR / 60),
         "{claim:?}"
     );
 }
@@ -111,7 +98,7 @@ fn a_full_store_refuses_new_keys_and_forgets_none() {
     let mut held = 0;
     let refused = loop {
         match claim(&store, held, START) {
-            Ok(Claim::Acquired(lease)) => complete(&store, &lease, 500, HOUR),
+            Ok(Claim::Acquired(lease)) => complete(&store, &lease.by_clock(START), 500, HOUR),
             other => break other,
         }
         held += 1;
@@ -151,7 +138,7 @@ fn there_is_room_again_when_answers_have_expired() {
                 now = now.plus(moment);
                 acquire(&store, number, now)
             }
-            Ok(Claim::Acquired(lease)) => lease,
+            Ok(Claim::Acquired(lease)) => lease.by_clock(now),
             Ok(other) => panic!("the key was not acquired but {other:?}"),
         };
         complete(&store, &lease, 500, moment);
@@ -232,10 +219,10 @@ fn orphans(store: &MemoryStore, count: u64, are_released: bool) {
         let lease = acquire(store, number, START);
         if are_released {
             let release = Release::Orphan {
-                expires_at: START.plus(HOUR),
+                retention: HOUR,
                 first_status: None,
             };
-            let released = at_once(store.release(&lease, release));
+            let released = at_once(store.release(&lease.holder(), release, START));
             assert!(matches!(released, Ok(Fenced::Applied)), "{released:?}");
         }
     }
@@ -392,10 +379,10 @@ fn the_sweeper_ends_no_run_that_may_be_alive() {
     sweep_all(&store);
     assert_eq!(store.len(), 1);
     let release = Release::Orphan {
-        expires_at: START.plus(HOUR),
+        retention: HOUR,
         first_status: None,
     };
-    assert!(at_once(store.release(&lease, release)).is_ok());
+    assert!(at_once(store.release(&lease.holder(), release, START)).is_ok());
     sweep_all(&store);
     assert_eq!(store.len(), 0);
 }

@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::at_once;
+use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
-use crate::record::{Lease, Owner};
+use crate::record::{Holder, Owner};
 use crate::store::{Release, Store};
 
 /// How long a near tier that was silent is asked for nothing but what it must forget.
@@ -92,15 +93,18 @@ impl<St> NearTier<St> {
     }
 
     /// Lets the far tier be asked next time.
-    pub(super) async fn let_go(&self, lease: &Lease)
+    pub(super) async fn let_go(&self, holder: &Holder, now: Timestamp)
     where
         St: Store,
     {
-        match self.tell(self.store.release(lease, Release::Free)).await {
-            Ok(_) => self.forget_untold(&lease.key),
+        match self
+            .tell(self.store.release(holder, Release::Free, now))
+            .await
+        {
+            Ok(_) => self.forget_untold(&holder.key),
             Err(error) => {
                 debug!(%error, "the near tier did not let a key go");
-                self.remember_untold(lease.key, lease.owner);
+                self.remember_untold(holder.key, holder.owner);
             }
         }
     }

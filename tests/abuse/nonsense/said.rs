@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use tokio::time::Instant;
 use tower_idempotency::record::{
-    ClaimRequest, Completed, FencingToken, Identity, Lease, Owner, Record, Renewal,
+    ClaimRequest, Completed, FencingToken, Holder, Identity, Lease, Owner, Record, Renewal, Seen,
 };
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 use tower_idempotency::testing::TokioClock;
@@ -26,7 +26,7 @@ const ANOTHER: [u8; 32] = [7; 32];
 /// Says this to every claim, and to every completion.
 struct Says {
     to_claims: Box<dyn Fn(&ClaimRequest<'_>) -> Claim + Send + Sync>,
-    to_completions: Box<dyn Fn(&Lease) -> Fenced + Send + Sync>,
+    to_completions: Box<dyn Fn(Timestamp) -> Fenced + Send + Sync>,
 }
 
 impl Says {
@@ -49,19 +49,24 @@ impl Store for Says {
         Ok((self.to_claims)(request))
     }
 
-    async fn renew(&self, _: &Lease, _: Renewal) -> Result<Fenced, StoreError> {
+    async fn renew(&self, _: &Holder, _: Renewal, _: Timestamp) -> Result<Fenced, StoreError> {
         Ok(Fenced::Applied)
     }
 
-    async fn complete(&self, lease: &Lease, _: &Completion) -> Result<Fenced, StoreError> {
-        Ok((self.to_completions)(lease))
+    async fn complete(
+        &self,
+        _: &Holder,
+        _: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        Ok((self.to_completions)(now))
     }
 
-    async fn release(&self, _: &Lease, _: Release) -> Result<Fenced, StoreError> {
+    async fn release(&self, _: &Holder, _: Release, _: Timestamp) -> Result<Fenced, StoreError> {
         Ok(Fenced::Applied)
     }
 
-    async fn get(&self, _: &RecordKey, _: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(&self, _: &RecordKey, _: Timestamp) -> Result<Option<Seen<Record>>, StoreError> {
         Ok(None)
     }
 
@@ -79,14 +84,11 @@ fn answer(body: &'static str) -> Response<Bytes> {
     Response::new(Bytes::from_static(body.as_bytes()))
 }
 
-fn of_another(now: Timestamp) -> Completed {
+fn of_another(now: Timestamp) -> Seen<Completed> {
     let response = StoredResponse::from(answer("of another"));
-    Completed {
-        identity: Identity::of_work(Fingerprint::from_bytes(ANOTHER)),
-        payload: Answer::Response(response).encode(),
-        created_at: now,
-        expires_at: now.plus(Duration::from_secs(60)),
-    }
+    let identity = Identity::of_work(Fingerprint::from_bytes(ANOTHER));
+    let payload = Answer::Response(response).encode();
+    Completed::new(identity, payload, now, now.plus(Duration::from_secs(60))).seen_at(now)
 }
 
 #[tokio::test]
@@ -111,7 +113,7 @@ async fn a_lease_of_another_is_not_run_under() {
         let store = Says::to_claims(move |request| {
             let mut lease = granted(request);
             make_it_so(&mut lease);
-            Claim::Acquired(lease)
+            Claim::Acquired(lease.seen_at(request.now))
         });
         let runs = Runs::default();
         // Something is wrong with the record, so it does not run without one, either.
@@ -124,10 +126,10 @@ async fn a_lease_of_another_is_not_run_under() {
 
 #[tokio::test]
 async fn an_answer_to_another_request_is_not_given_for_a_lost_lease() {
-    let lost = |lease: &Lease| Fenced::LeaseLost(Some(of_another(lease.started_at)));
+    let lost = |now: Timestamp| Fenced::LeaseLost(Some(of_another(now)));
     let store = Says {
         to_completions: Box::new(lost),
-        ..Says::to_claims(|request| Claim::Acquired(granted(request)))
+        ..Says::to_claims(|request| Claim::Acquired(granted(request).seen_at(request.now)))
     };
     let app = Runs::default().behind(IdempotencyLayer::new(store));
     ask(&app, request("k", "body"))
@@ -137,11 +139,9 @@ async fn an_answer_to_another_request_is_not_given_for_a_lost_lease() {
     let store = Says {
         to_completions: Box::new(lost),
         ..Says::to_claims(|request| {
-            let attempt = 2;
-            Claim::Acquired(Lease {
-                attempt,
-                ..granted(request)
-            })
+            let mut lease = granted(request);
+            lease.attempt = 2;
+            Claim::Acquired(lease.seen_at(request.now))
         })
     };
     let found = Orphan::reconcile(async |_| Reconciled::Completed(answer("found")));
@@ -159,10 +159,8 @@ async fn a_run_that_ends_again_and_again_is_waited_for_no_longer_than_the_settin
         // A wait that lets no time pass would never end.
         let claims = counted.fetch_add(1, Ordering::SeqCst);
         assert!(claims < 10_000, "asked again and again without a pause");
-        Claim::InProgress {
-            lease: granted(request),
-            waiter: Some(Waiter::new(ready(()))),
-        }
+        let waiter = Waiter::new(ready(()));
+        Claim::in_progress(granted(request).seen_at(request.now), Some(waiter))
     });
     let wait = Duration::from_secs(3);
     let layer = IdempotencyLayer::new(store)

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tower_idempotency::record::{
-    CallerDigest, ClaimRequest, Completed, FencingToken, Identity, Lease, Owner, RecipeId, Record,
-    Renewal,
+    CallerDigest, ClaimRequest, Completed, FencingToken, Holder, Identity, Lease, Owner, RecipeId,
+    Record, Renewal, Seen,
 };
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 use tower_idempotency::{
@@ -98,36 +98,29 @@ impl Draw {
 
     fn completed(&mut self, asked: Identity, now: Timestamp) -> Completed {
         let identity = self.identity(asked);
-        Completed {
-            identity,
-            payload: self.payload(identity == asked),
-            created_at: self.time(now),
-            expires_at: self.time(now),
-        }
+        let payload = self.payload(identity == asked);
+        Completed::new(identity, payload, self.time(now), self.time(now))
     }
 
     fn lease(&mut self, of: &Lease, now: Timestamp) -> Lease {
-        Lease {
-            key: match self.one_in(8) {
-                true => RecordKey::from_bytes(self.bytes()),
-                false => of.key,
-            },
-            owner: match self.one_in(8) {
-                true => Owner::from_bytes(self.bytes()),
-                false => of.owner,
-            },
-            identity: match self.one_in(8) {
-                true => self.identity(of.identity),
-                false => of.identity,
-            },
-            token: FencingToken::from_u64(self.number()),
-            attempt: self.below(3) as u32,
-            created_at: self.time(now),
-            started_at: self.time(now),
-            deadline: self.time(now),
-            expires_at: self.time(now),
-            first_status: self.one_in(2).then(|| self.number() as u16),
+        let mut holder = of.holder();
+        if self.one_in(8) {
+            holder.key = RecordKey::from_bytes(self.bytes());
         }
+        if self.one_in(8) {
+            holder.owner = Owner::from_bytes(self.bytes());
+        }
+        if self.one_in(8) {
+            holder.identity = self.identity(of.identity);
+        }
+        let mut lease = Lease::new(&holder, FencingToken::from_u64(self.number()));
+        lease.attempt = self.below(3) as u32;
+        lease.created_at = self.time(now);
+        lease.started_at = self.time(now);
+        lease.deadline = self.time(now);
+        lease.expires_at = self.time(now);
+        lease.first_status = self.one_in(2).then(|| self.number() as u16);
+        lease
     }
 
     fn error(&mut self) -> StoreError {
@@ -151,19 +144,22 @@ impl Draw {
         let now = request.now;
         let lease = request.lease(FencingToken::from_u64(1), 1, now);
         Some(Ok(match self.below(8) {
-            0 => Claim::Acquired(lease),
-            1 => Claim::Acquired(self.lease(&lease, now)),
-            2 | 3 => Claim::Completed(self.completed(request.identity, now)),
-            4 => Claim::InProgress {
-                lease: self.lease(&lease, now),
-                waiter: match self.below(3) {
+            0 => Claim::Acquired(lease.seen_at(now)),
+            1 => Claim::Acquired(self.lease(&lease, now).seen_at(self.time(now))),
+            2 | 3 => {
+                let completed = self.completed(request.identity, now);
+                Claim::Completed(completed.seen_at(self.time(now)))
+            }
+            4 => Claim::in_progress(
+                self.lease(&lease, now).seen_at(self.time(now)),
+                match self.below(3) {
                     0 => None,
                     1 => Some(Waiter::new(ready(()))),
                     _ => Some(Waiter::new(pending())),
                 },
-            },
+            ),
             5 => match self.below(4) {
-                0 => Claim::orphaned(&self.lease(&lease, now)),
+                0 => Claim::Orphaned(self.lease(&lease, now).seen_at(self.time(now))),
                 1 => Claim::CallerDiffers,
                 2 => Claim::SettingsChanged {
                     recorded: RecipeId::from_bytes(self.bytes()),
@@ -175,11 +171,14 @@ impl Draw {
         }))
     }
 
-    fn fenced(&mut self, lease: &Lease) -> Option<Result<Fenced, StoreError>> {
+    fn fenced(&mut self, holder: &Holder, now: Timestamp) -> Option<Result<Fenced, StoreError>> {
         Some(Ok(match self.below(5) {
             0 => Fenced::Applied,
             1 => Fenced::LeaseLost(None),
-            2 => Fenced::LeaseLost(Some(self.completed(lease.identity, lease.started_at))),
+            2 => {
+                let completed = self.completed(holder.identity, now);
+                Fenced::LeaseLost(Some(completed.seen_at(self.time(now))))
+            }
             3 => return Some(Err(self.error())),
             _ => return None,
         }))
@@ -227,26 +226,46 @@ impl Store for Nonsense {
         answered(self.drawn(|draw| draw.claim(request))).await
     }
 
-    async fn renew(&self, lease: &Lease, _: Renewal) -> Result<Fenced, StoreError> {
-        answered(self.drawn(|draw| draw.fenced(lease))).await
+    async fn renew(
+        &self,
+        holder: &Holder,
+        _: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        answered(self.drawn(|draw| draw.fenced(holder, now))).await
     }
 
-    fn try_complete(&self, lease: &Lease, _: &Completion) -> Option<Result<Fenced, StoreError>> {
+    fn try_complete(
+        &self,
+        holder: &Holder,
+        _: &Completion,
+        now: Timestamp,
+    ) -> Option<Result<Fenced, StoreError>> {
         self.drawn(|draw| match draw.one_in(2) {
-            true => draw.fenced(lease),
+            true => draw.fenced(holder, now),
             false => None,
         })
     }
 
-    async fn complete(&self, lease: &Lease, _: &Completion) -> Result<Fenced, StoreError> {
-        answered(self.drawn(|draw| draw.fenced(lease))).await
+    async fn complete(
+        &self,
+        holder: &Holder,
+        _: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        answered(self.drawn(|draw| draw.fenced(holder, now))).await
     }
 
-    async fn release(&self, lease: &Lease, _: Release) -> Result<Fenced, StoreError> {
-        answered(self.drawn(|draw| draw.fenced(lease))).await
+    async fn release(
+        &self,
+        holder: &Holder,
+        _: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        answered(self.drawn(|draw| draw.fenced(holder, now))).await
     }
 
-    async fn get(&self, _: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(&self, _: &RecordKey, now: Timestamp) -> Result<Option<Seen<Record>>, StoreError> {
         let asked = self
             .asked
             .lock()
@@ -256,8 +275,8 @@ impl Store for Nonsense {
         let answer = self.drawn(|draw| {
             Some(Ok(match draw.below(5) {
                 0 => None,
-                1 => Some(Record::InProgress(draw.lease(&asked, now))),
-                2 => Some(Record::Completed(draw.completed(asked.identity, now))),
+                1 => Record::InProgress(draw.lease(&asked, now)).seen_at(draw.time(now)),
+                2 => Record::Completed(draw.completed(asked.identity, now)).seen_at(draw.time(now)),
                 3 => return Some(Err(draw.error())),
                 _ => return None,
             }))

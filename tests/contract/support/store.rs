@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::task::yield_now;
-use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
+use tower_idempotency::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 use tower_idempotency::store::{Claim, Completion, Fenced, MemoryStore, Release, Store, Waiter};
 use tower_idempotency::{RecordKey, StoreError, StoreErrorKind, Timestamp};
 
@@ -97,24 +97,26 @@ impl FaultyStore {
         Arc::strong_count(&self.faults.waiting) - 1
     }
 
-    fn give_back(&self, mut claim: Claim) -> Claim {
-        match &mut claim {
-            Claim::InProgress { waiter, .. } => {
+    fn give_back(&self, claim: Claim, now: Timestamp) -> Claim {
+        match claim {
+            Claim::InProgress { lease, waiter, .. } => {
                 let is_remote = self.faults.remote.load(Ordering::SeqCst);
-                *waiter = waiter.take().filter(|_| !is_remote).map(|waiter| {
+                let waiter = waiter.filter(|_| !is_remote).map(|waiter| {
                     let waiting = Arc::clone(&self.faults.waiting);
                     Waiter::new(async move {
                         waiter.await;
                         drop(waiting);
                     })
                 });
+                Claim::in_progress(lease, waiter)
             }
             Claim::Completed(completed) if self.faults.damaged.load(Ordering::SeqCst) => {
+                let mut completed = completed.by_clock(now);
                 completed.payload = Bytes::from_static(b"\xFFnot an answer");
+                Claim::Completed(completed.seen_at(now))
             }
-            _ => {}
+            claim => claim,
         }
-        claim
     }
 }
 
@@ -151,29 +153,52 @@ impl Store for FaultyStore {
             gate.pass().await;
         }
         let claim = suffer(next(&self.faults.claims), self.inner.claim(request)).await?;
-        Ok(self.give_back(claim))
+        Ok(self.give_back(claim, request.now))
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        let renewing = self.inner.renew(lease, renewal);
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        let renewing = self.inner.renew(holder, renewal, now);
         let renewed = suffer(next(&self.faults.renewals), renewing).await?;
         self.faults.renewal_count.fetch_add(1, Ordering::SeqCst);
         Ok(renewed)
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         suffer(
             next(&self.faults.ends),
-            self.inner.complete(lease, completion),
+            self.inner.complete(holder, completion, now),
         )
         .await
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        suffer(next(&self.faults.ends), self.inner.release(lease, release)).await
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        suffer(
+            next(&self.faults.ends),
+            self.inner.release(holder, release, now),
+        )
+        .await
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         self.inner.get(key, now).await
     }
 

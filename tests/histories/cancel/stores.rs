@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tower_idempotency::record::{ClaimRequest, Lease, Record, Renewal};
+use tower_idempotency::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 use tower_idempotency::store::{
     Claim, Completion, Fenced, MemoryStore, Release, SharedStore, Store, Tiered,
 };
@@ -90,7 +90,7 @@ type ThreeTiers = Tiered<MemoryStore, Tiered<Yielding<MemoryStore>, Remote>>;
 pub(crate) fn tiered_twice() -> Stores<ThreeTiers> {
     remote().map(|remote| {
         let middle = Yielding(MemoryStore::evicting(MemoryStore::DEFAULT_CAPACITY));
-        MemoryStore::new().over(middle.over(remote))
+        MemoryStore::new().over(Tiered::new(middle, remote))
     })
 }
 
@@ -114,19 +114,38 @@ impl<St: Store> Store for Yielding<St> {
         yielding_around(self.0.claim(request)).await
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        yielding_around(self.0.renew(lease, renewal)).await
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        yielding_around(self.0.renew(holder, renewal, now)).await
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        yielding_around(self.0.complete(lease, completion)).await
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        yielding_around(self.0.complete(holder, completion, now)).await
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        yielding_around(self.0.release(lease, release)).await
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        yielding_around(self.0.release(holder, release, now)).await
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         yielding_around(self.0.get(key, now)).await
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
-use tower_idempotency::record::{Lease, Owner};
+use tower_idempotency::record::Owner;
 use tower_idempotency::store::Completion;
 use tower_idempotency::testing::{Call, Fault};
 use tower_idempotency::{Answer, Fingerprint, Timestamp};
@@ -202,10 +202,6 @@ pub(crate) struct Id(pub(crate) u32);
 impl Id {
     pub(crate) fn of_owner(owner: Owner) -> Self {
         Self::of(owner.as_bytes())
-    }
-
-    pub(crate) fn of_lease(lease: &Lease) -> Self {
-        Self::of_owner(lease.owner)
     }
 
     pub(crate) fn of_content(fingerprint: Fingerprint) -> Self {

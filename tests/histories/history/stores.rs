@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tower_idempotency::store::{MemoryStore, SharedStore, Store};
+use tower_idempotency::store::{MemoryStore, SharedStore};
 use tower_idempotency::testing::FaultStore;
 
 use super::watched::{Faults, Life, Uplink, Watched};

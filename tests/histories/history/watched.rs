@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tower_idempotency::record::{
-    ClaimRequest, KnowsHolders, Lease, Liveness, Owner, Record, Renewal,
+    ClaimRequest, Holder, KnowsHolders, Liveness, Owner, Record, Renewal, Seen,
 };
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store};
 use tower_idempotency::testing::{Call, Fault, FaultStore};
@@ -57,16 +57,16 @@ impl<St: Store> Watched<St> {
 
     fn note_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
         fenced: &Result<Fenced, StoreError>,
     ) {
         let complete = Stored::Complete {
-            owner: Id::of_lease(lease),
+            owner: Id::of_owner(holder.owner),
             body: body_of(completion),
             gave: written(fenced),
         };
-        self.note(&lease.key, complete);
+        self.note(&holder.key, complete);
     }
 
     fn note_claim(
@@ -77,18 +77,21 @@ impl<St: Store> Watched<St> {
     ) {
         learn(&self.keys, request);
         let gave = match claim {
-            Ok(Claim::Acquired(lease)) => Claimed::Acquired {
-                token: moment(Timestamp::from_micros(lease.token.as_u64())),
-                attempt: lease.attempt,
-                deadline: moment(lease.deadline),
-            },
+            Ok(Claim::Acquired(lease)) => {
+                let lease = lease.clone().by_clock(request.now);
+                Claimed::Acquired {
+                    token: moment(Timestamp::from_micros(lease.token.as_u64())),
+                    attempt: lease.attempt,
+                    deadline: moment(lease.deadline),
+                }
+            }
             Ok(Claim::Completed(completed)) => Claimed::Completed {
-                body: recorded(&completed.payload),
+                body: recorded(completed.payload()),
             },
             Ok(Claim::InProgress { .. }) => Claimed::InProgress,
-            Ok(Claim::Orphaned { .. }) => Claimed::Orphaned,
+            Ok(Claim::Orphaned(_)) => Claimed::Orphaned,
             Ok(Claim::Reused) => Claimed::Reused,
-            Ok(Claim::CallerDiffers | Claim::SettingsChanged { .. }) => {
+            Ok(_) => {
                 panic!("there is one caller and one recipe: {claim:?}")
             }
             Err(_) => Claimed::Failed,
@@ -145,10 +148,8 @@ fn written(fenced: &Result<Fenced, StoreError>) -> Written {
 impl<St: Store> Store for Watched<St> {
     fn try_claim(&self, request: &ClaimRequest<'_>) -> Option<Result<Claim, StoreError>> {
         let asks = Asks::of(request);
-        let watched = ClaimRequest {
-            liveness: Liveness::new(&asks),
-            ..*request
-        };
+        let mut watched = *request;
+        watched.liveness = Liveness::new(&asks);
         let claim = self.inner.try_claim(&watched)?;
         self.note_claim(request, &asks, &claim);
         Some(claim)
@@ -156,61 +157,79 @@ impl<St: Store> Store for Watched<St> {
 
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
         let asks = Asks::of(request);
-        let watched = ClaimRequest {
-            liveness: Liveness::new(&asks),
-            ..*request
-        };
+        let mut watched = *request;
+        watched.liveness = Liveness::new(&asks);
         let claim = self.inner.claim(&watched).await;
         self.note_claim(request, &asks, &claim);
         claim
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        let fenced = self.inner.renew(lease, renewal).await;
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        let fenced = self.inner.renew(holder, renewal, now).await;
         let renew = Stored::Renew {
-            owner: Id::of_lease(lease),
-            deadline: moment(renewal.deadline),
+            owner: Id::of_owner(holder.owner),
+            deadline: moment(renewal.deadline(now)),
             gave: written(&fenced),
         };
-        self.note(&lease.key, renew);
+        self.note(&holder.key, renew);
         fenced
     }
 
     fn try_complete(
         &self,
-        lease: &Lease,
+        holder: &Holder,
         completion: &Completion,
+        now: Timestamp,
     ) -> Option<Result<Fenced, StoreError>> {
-        let fenced = self.inner.try_complete(lease, completion)?;
-        self.note_complete(lease, completion, &fenced);
+        let fenced = self.inner.try_complete(holder, completion, now)?;
+        self.note_complete(holder, completion, &fenced);
         Some(fenced)
     }
 
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         let completing = Stored::Completing {
-            owner: Id::of_lease(lease),
+            owner: Id::of_owner(holder.owner),
             body: body_of(completion),
         };
-        self.note(&lease.key, completing);
-        let fenced = self.inner.complete(lease, completion).await;
-        self.note_complete(lease, completion, &fenced);
+        self.note(&holder.key, completing);
+        let fenced = self.inner.complete(holder, completion, now).await;
+        self.note_complete(holder, completion, &fenced);
         fenced
     }
 
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
-        let owner = Id::of_lease(lease);
-        self.note(&lease.key, Stored::Releasing { owner });
-        let fenced = self.inner.release(lease, release).await;
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        let owner = Id::of_owner(holder.owner);
+        self.note(&holder.key, Stored::Releasing { owner });
+        let fenced = self.inner.release(holder, release, now).await;
         let release = Stored::Release {
             owner,
             is_free: release == Release::Free,
             gave: written(&fenced),
         };
-        self.note(&lease.key, release);
+        self.note(&holder.key, release);
         fenced
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         self.inner.get(key, now).await
     }
 
@@ -415,26 +434,49 @@ impl<St: Store> Store for Uplink<St> {
             .await
     }
 
-    async fn renew(&self, lease: &Lease, renewal: Renewal) -> Result<Fenced, StoreError> {
-        self.call(Call::Renew, &lease.key, self.store.renew(lease, renewal))
-            .await
-    }
-
-    async fn complete(&self, lease: &Lease, completion: &Completion) -> Result<Fenced, StoreError> {
-        let made = self.store.complete(lease, completion);
-        self.call(Call::Complete, &lease.key, made).await
-    }
-
-    async fn release(&self, lease: &Lease, release: Release) -> Result<Fenced, StoreError> {
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
         self.call(
-            Call::Release,
-            &lease.key,
-            self.store.release(lease, release),
+            Call::Renew,
+            &holder.key,
+            self.store.renew(holder, renewal, now),
         )
         .await
     }
 
-    async fn get(&self, key: &RecordKey, now: Timestamp) -> Result<Option<Record>, StoreError> {
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        let made = self.store.complete(holder, completion, now);
+        self.call(Call::Complete, &holder.key, made).await
+    }
+
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.call(
+            Call::Release,
+            &holder.key,
+            self.store.release(holder, release, now),
+        )
+        .await
+    }
+
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
         self.call(Call::Get, key, self.store.get(key, now)).await
     }
 
