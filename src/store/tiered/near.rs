@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::at_once;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
@@ -73,10 +73,18 @@ impl<St> NearTier<St> {
     ) -> Result<T, StoreError> {
         let mut call = pin!(call);
         // Memory answers at once, and needs no timer.
-        if let Some(answer) = at_once(call.as_mut()) {
-            return answer;
-        }
-        timeout(self.timeout, call).await.unwrap_or_else(|_| {
+        let mut timer = pin!(None);
+        let answer = poll_fn(|cx| {
+            if let Poll::Ready(answer) = call.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            if timer.is_none() {
+                timer.set(Some(sleep(self.timeout)));
+            }
+            let timer = timer.as_mut().as_pin_mut();
+            timer.map_or(Poll::Pending, |timer| timer.poll(cx).map(|()| None))
+        });
+        answer.await.unwrap_or_else(|| {
             warn!(
                 timeout = ?self.timeout,
                 "the near tier is silent, and is passed over for {LEFT_ALONE:?}"
