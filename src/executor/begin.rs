@@ -18,8 +18,8 @@ use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::Orphan;
 use crate::record::{
-    ClaimRequest, Completed, Decision, Holder, Identity, Lease, Liveness, Owner, Record, Renewal,
-    Seen, decide, random_u64,
+    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, Renewal, Seen,
+    decide, random_u64,
 };
 use crate::store::{Claim, Completion, Fenced, Store, Waiter, at_once};
 
@@ -161,8 +161,8 @@ impl<St: Store> Executor<St> {
         };
         let claim = self.shared.store.try_claim(&request)?;
         if let Ok(Claim::Acquired(lease)) = &claim
-            && is_for(lease, &request)
             && let Err(error) = check_thread()
+            && is_for(lease, &request)
         {
             // A store that granted the lease at once takes it back at once, or lets it lapse.
             let lease = lease.clone().by_clock(now);
@@ -518,7 +518,7 @@ fn store_failed(error: StoreError) -> Begun {
 }
 
 fn is_for(lease: &Seen<Lease>, request: &ClaimRequest<'_>) -> bool {
-    lease.holder() == Holder::new(*request.key, request.owner, request.identity)
+    lease.is_held_by(request.key, request.owner, &request.identity)
 }
 
 /// `pause`, half of it left to chance.

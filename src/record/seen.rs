@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Completed, Holder, Identity, Lease, Record, has_lapsed};
+use super::{Completed, Holder, Identity, Lease, Owner, Record, has_lapsed};
 use crate::clock::Timestamp;
+use crate::key::RecordKey;
 
 /// What a store holds, as it was at one moment of the clock that the store decides by.
 ///
@@ -67,6 +68,12 @@ impl Seen<Lease> {
     /// Returns who holds it.
     pub const fn holder(&self) -> Holder {
         self.what.holder()
+    }
+
+    /// Whether this attempt holds this key for this request.
+    pub(crate) fn is_held_by(&self, key: &RecordKey, owner: Owner, identity: &Identity) -> bool {
+        let lease = &self.what;
+        lease.owner == owner && lease.key == *key && lease.identity == *identity
     }
 
     /// How long it still lasts if it is not renewed; zero when it has lapsed.

@@ -311,7 +311,11 @@ where
                                 Next::Passing(inner, request) => State::Waiting {
                                     waiting: Some((inner, request)),
                                 },
-                                Next::Running(run) => State::Running { run },
+                                // Here, so that no more is moved than the run.
+                                Next::Running(run) => {
+                                    state.set(State::Running { run });
+                                    continue;
+                                }
                             }
                         }
                     }
