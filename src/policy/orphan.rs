@@ -44,6 +44,12 @@ impl<T: 'static> Orphan<T> {
     /// see to it that the lost attempt, which may only be slow, does not do it later. It can note
     /// [`Orphaned::token`] when it is asked, and refuse lower fencing tokens from then on.
     ///
+    /// An attempt asks at its own end, too, when that left its outcome unknown, as a timeout inside
+    /// the layer does. The token is then its own, and is not refused. What is left of such an
+    /// attempt must not begin its effects any more: [`Attempt::begin_effects`] fails after its end.
+    ///
+    /// [`Attempt::begin_effects`]: crate::Attempt::begin_effects
+    ///
     /// It should also keep with each effect the
     /// [record key](IdempotencyKey::record_key) that it was made under, and when: a key may be
     /// used again, for something else, once its retention is over, and an effect from before
