@@ -66,6 +66,9 @@ pub(crate) use self::tiered::at_once;
 ///   [`StoreErrorKind::Full`](crate::StoreErrorKind::Full).
 /// * **Repeats are harmless.** A claim that is repeated with the same owner gets the same lease;
 ///   a completion or release that is repeated changes nothing more.
+/// * **Late copies take nothing over.** Where a network may deliver a claim twice, the takeover of a
+///   lapsed lease is a write under a condition on the record that was seen. The copy does not know
+///   who is alive in the process of the claimer.
 /// * **Errors are honest.** A write that failed says whether it
 ///   [may have been applied](StoreError::may_have_been_applied).
 ///

@@ -177,7 +177,6 @@ fn claim_again<St: Store>(
         lease,
         retention,
         clock_skew,
-        take_over,
         wants_waiter,
         ..
     } = *request;
@@ -196,9 +195,10 @@ fn claim_again<St: Store>(
             lease,
             retention,
             clock_skew,
-            take_over,
             wants_waiter,
-            // Whoever sent it is not asked any more.
+            // Whoever sent it is not asked any more who is alive. So a store must not take over by
+            // it what was held when it was sent; as DynamoDB's condition on what was seen sees to.
+            take_over: false,
             liveness: Liveness::UNKNOWN,
             ..ClaimRequest::new(&record_key, &parts, identity, owner, now)
         };
