@@ -1,14 +1,15 @@
 //! Memory stacked over DynamoDB: what each event costs, end to end.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tower_idempotency::store::MemoryStore;
 use tower_idempotency::testing::conformance;
-use tower_idempotency::{Ran, RunError};
+use tower_idempotency::{Fingerprint, Ran, RunError};
 
-use crate::support::Dynamo;
-use crate::work::{Work, node};
+use crate::support::{Dynamo, noise};
+use crate::work::{Node, Work, key, node};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tiers_over_dynamodb_conform() {
@@ -96,4 +97,32 @@ async fn sixty_four_duplicates_at_once_cost_what_one_request_costs() {
     }
     assert_eq!(work.runs(), 1);
     assert_eq!(dynamo.wire.calls(), ["PutItem", "UpdateItem"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn duplicates_of_an_answer_in_chunks_read_it_once() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    let (here, there) = (node(&store), node(&store));
+    // Six bits of each byte are noise, so that it cannot be made small.
+    let letter = |byte: u8| char::from(b'0' + byte % 64);
+    let long: String = noise(900_000).into_iter().map(letter).collect();
+    let run = |node: &Node| {
+        let (node, long) = (node.clone(), long.clone());
+        async move {
+            let work = || async { Ok::<_, Infallible>(long) };
+            node.run(&key(), Fingerprint::of(["1"]), work).await
+        }
+    };
+    let first = run(&here).await;
+    assert!(matches!(first, Ok(Ran::Executed(_))));
+    dynamo.wire.calls();
+    let mut duplicates = JoinSet::new();
+    for _ in 0..16 {
+        duplicates.spawn(run(&there));
+    }
+    for answer in duplicates.join_all().await {
+        assert!(matches!(answer, Ok(Ran::Replayed(answer)) if answer == long));
+    }
+    assert_eq!(dynamo.wire.calls(), ["PutItem", "BatchGetItem"]);
 }
