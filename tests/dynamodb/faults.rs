@@ -1,9 +1,15 @@
 //! Answers that are lost, throttling, and a DynamoDB that is not there.
 
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::{ConfigBag, ResolveCachedIdentity, RuntimeComponents};
+use aws_smithy_runtime_api::client::identity::{
+    IdentityFuture, ResolveIdentity, SharedIdentityResolver,
+};
 use tokio::net::TcpListener;
 use tower_idempotency::record::Lease;
 use tower_idempotency::store::{Claim, DynamoDbStore, Fenced, Release, Store};
@@ -239,7 +245,9 @@ async fn what_someone_has_to_mend_is_told() {
     let store = dynamo.store().await;
     for (code, says) in [
         ("AccessDeniedException", "refused PutItem"),
-        ("UnrecognizedClientException", "refused PutItem"),
+        ("InvalidSignatureException", "refused PutItem"),
+        ("MissingAuthenticationTokenException", "refused PutItem"),
+        ("UnknownOperationException", "for invalid"),
         ("ResourceNotFoundException", "does not exist"),
         ("ValidationException", "for invalid"),
     ] {
@@ -250,6 +258,103 @@ async fn what_someone_has_to_mend_is_told() {
         let text = error.to_string();
         assert!(text.contains(says) && text.contains(TABLE), "{text}");
         assert!(std::error::Error::source(&error).is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_expired_or_were_rotated_are_a_passing_fault() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    for (code, message) in [
+        ("ExpiredTokenException", "the security token is expired"),
+        ("UnrecognizedClientException", "the token is invalid"),
+        (
+            "InvalidSignatureException",
+            "Signature expired: 20261125T140000Z is now earlier than 20261125T141000Z",
+        ),
+        (
+            "InvalidSignatureException",
+            "Signature not yet current: 20261125T143000Z is still later than 20261125T142000Z",
+        ),
+    ] {
+        let answered = Fault::Says(400, code, message);
+        dynamo.wire.fail_next("PutItem", answered);
+        let error = Claimer::new().claims(&store).await.expect_err("refused");
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{code}");
+        assert!(!error.may_have_been_applied(), "{code}");
+        let text = error.to_string();
+        assert!(
+            text.contains("credentials") && text.contains(TABLE),
+            "{text}"
+        );
+    }
+}
+
+/// Gives credentials so often, and then finds nobody to ask for them.
+#[derive(Debug)]
+struct CredentialsFor(AtomicU32);
+
+impl ResolveCachedIdentity for CredentialsFor {
+    fn resolve_cached_identity<'a>(
+        &'a self,
+        resolver: SharedIdentityResolver,
+        components: &'a RuntimeComponents,
+        config: &'a ConfigBag,
+    ) -> IdentityFuture<'a> {
+        let left = |left: u32| left.checked_sub(1);
+        let left = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        IdentityFuture::new(async move {
+            match left {
+                Ok(_) => resolver.resolve_identity(components, config).await,
+                Err(_) => Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()),
+            }
+        })
+    }
+}
+
+/// A store whose client makes up to 3 tries, and has credentials for so many of them.
+fn with_credentials_for(dynamo: &Dynamo, tries: u32) -> DynamoDbStore {
+    let client = dynamo.client_with(|config| {
+        let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(1));
+        config
+            .retry_config(retries)
+            .identity_cache(CredentialsFor(AtomicU32::new(tries)))
+    });
+    DynamoDbStore::new(client, TABLE)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_cannot_be_had_are_a_passing_fault() {
+    let dynamo = Dynamo::in_memory().await;
+    dynamo.store().await;
+    let store = with_credentials_for(&dynamo, 0);
+    let error = Claimer::new().claims(&store).await;
+    let error = error.expect_err("it cannot be signed");
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert!(!error.may_have_been_applied(), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_answer_is_lost_stays_in_doubt_if_there_are_no_credentials_to_repeat_it() {
+    let dynamo = Dynamo::in_memory().await;
+    let plain = dynamo.store().await;
+    dynamo.wire.fail_next("PutItem", Fault::AnswerLost);
+    let first = Claimer::new();
+    let error = first.claims(&with_credentials_for(&dynamo, 1)).await;
+    let error = error.expect_err("its answer is lost");
+    assert!(is_doubtful(&error), "{error:?}");
+    assert_eq!(dynamo.wire.calls(), ["PutItem"]);
+    let in_flight = first.other().claims(&plain).await;
+    assert!(matches!(in_flight, Ok(Claim::InProgress { .. })));
+
+    for (end, operation) in ENDS {
+        let lease = Claimer::new().acquires(&plain).await;
+        dynamo.wire.fail_next(operation, Fault::AnswerLost);
+        let error = end.on(&with_credentials_for(&dynamo, 1), &lease).await;
+        let error = error.expect_err("its answer is lost");
+        assert!(is_doubtful(&error), "{end:?}: {error:?}");
     }
 }
 

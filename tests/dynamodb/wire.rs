@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     Hangs,
     /// It is answered with this status and error code.
     Answered(u16, &'static str),
+    /// It is answered with this status, error code and message.
+    Says(u16, &'static str, &'static str),
     /// One of the keys of a batch is left out of the answer.
     LeavesOut,
     /// All of the keys of a batch are left out of the answer.
@@ -56,6 +58,7 @@ struct State {
     is_down: bool,
     metered: bool,
     write_units: f64,
+    described: serde_json::Map<String, Value>,
 }
 
 impl Wire {
@@ -88,10 +91,19 @@ impl Wire {
         &self,
         operation: &'static str,
     ) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        self.fail_next(operation, Fault::None);
+        self.hold_next(operation)
+    }
+
+    /// The same for the next call.
+    pub(crate) fn hold_next(
+        &self,
+        operation: &'static str,
+    ) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
         let (arrives, arrived) = oneshot::channel();
         let (goes_on, may_go_on) = oneshot::channel();
         self.state().held = Some((arrives, may_go_on));
-        self.fail_second(operation, Fault::Waits);
+        self.fail_next(operation, Fault::Waits);
         (arrived, goes_on)
     }
 
@@ -118,6 +130,11 @@ impl Wire {
         let mut state = self.state();
         state.metered = true;
         std::mem::take(&mut state.write_units)
+    }
+
+    /// Tables are described as having these members, too.
+    pub(crate) fn describe(&self, members: &Value) {
+        self.state().described = members.as_object().expect("an object").clone();
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -162,7 +179,12 @@ impl Wire {
                 arrives.send(()).expect("the test waits for it");
                 may_go_on.await.expect("the test lets it go on");
             }
-            Some(Fault::Answered(status, code)) => return Ok(error_answer(status, code)),
+            Some(Fault::Answered(status, code)) => {
+                return Ok(error_answer(status, code, "as planned"));
+            }
+            Some(Fault::Says(status, code, message)) => {
+                return Ok(error_answer(status, code, message));
+            }
             Some(Fault::LeavesOutAll) => {
                 let keys = json_of(&request)["RequestItems"].take();
                 return Ok(answer(200, &json!({ "UnprocessedKeys": keys })));
@@ -192,6 +214,14 @@ impl Wire {
             let mut body: Value = serde_json::from_slice(&collected(&mut response).await)
                 .expect("the emulator answers with JSON");
             body["UnprocessedKeys"] = left_out;
+            response = answer(200, &body);
+        }
+        let described = self.state().described.clone();
+        if operation == "DescribeTable" && !described.is_empty() {
+            let mut body: Value = serde_json::from_slice(&collected(&mut response).await)
+                .expect("the emulator answers with JSON");
+            let table = body["Table"].as_object_mut().expect("an object");
+            table.extend(described);
             response = answer(200, &body);
         }
         if self.state().metered {
@@ -245,10 +275,10 @@ fn leave_one_out(request: &mut HttpRequest) -> Value {
     unprocessed
 }
 
-fn error_answer(status: u16, code: &str) -> HttpResponse {
+fn error_answer(status: u16, code: &str, message: &str) -> HttpResponse {
     let body = json!({
         "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"),
-        "message": "as planned",
+        "message": message,
     });
     answer(status, &body)
 }

@@ -1,12 +1,12 @@
 //! Whether a write that failed may have been applied all the same.
 //!
 //! The error of a call is that of its last try alone. A try before it may have reached DynamoDB
-//! and lost only its answer, so the tries are counted one by one.
+//! and lost only its answer, so this is a flag over all tries of a call.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use aws_sdk_dynamodb::config::interceptors::{
     AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
@@ -15,19 +15,26 @@ use aws_sdk_dynamodb::config::interceptors::{
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::BoxError;
 
-/// Counts the tries of one call of which nobody knows whether they were applied.
+/// The present try may be at DynamoDB, and has no answer yet.
+const IS_SENT: u8 = 1;
+/// A try before it ended without an answer that says what became of it.
+const REMAINS: u8 = 2;
+
+/// Says whether a try of one call may have been applied without being known to be.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubt {
-    tries: Arc<AtomicU32>,
+    state: Arc<AtomicU8>,
 }
 
 impl Doubt {
+    /// Also true for a try that is broken off while it is on its way.
     pub(super) fn remains(&self) -> bool {
-        self.tries.load(Ordering::Relaxed) > 0
+        self.state.load(Ordering::Relaxed) != 0
     }
 
+    /// The present try is known to have been applied, or to have not been.
     fn resolved(&self) {
-        self.tries.fetch_sub(1, Ordering::Relaxed);
+        self.state.fetch_and(!IS_SENT, Ordering::Relaxed);
     }
 }
 
@@ -42,7 +49,7 @@ impl Intercept for Doubt {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        self.tries.fetch_add(1, Ordering::Relaxed);
+        self.state.fetch_or(IS_SENT, Ordering::Relaxed);
         Ok(())
     }
 
@@ -71,10 +78,13 @@ impl Intercept for Doubt {
         // A try that was answered is not looked at again.
         if context.response().is_none()
             && let Some(Err(error)) = context.output_or_error()
-            && self.remains()
             && never_connected(error)
         {
             self.resolved();
+        }
+        // The next try begins with a doubt of its own, and cannot take this one back.
+        if self.state.load(Ordering::Relaxed) & IS_SENT != 0 {
+            self.state.store(REMAINS, Ordering::Relaxed);
         }
         Ok(())
     }

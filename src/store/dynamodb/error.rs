@@ -63,11 +63,18 @@ impl Call<'_> {
                 Unusable,
                 format!("the DynamoDB table `{table}` does not exist in this region and account"),
             ),
+            _ if is_of_credentials(code, says) => (
+                Unavailable,
+                format!(
+                    "DynamoDB did not take the credentials of {operation} on table `{table}`, \
+                     with {code}: {says}"
+                ),
+            ),
             _ if is_of_permission(code) => (
                 Unusable,
                 format!("DynamoDB refused {operation} on table `{table}` with {code}: {says}"),
             ),
-            "ValidationException" | "SerializationException" => (
+            "ValidationException" | "SerializationException" | "UnknownOperationException" => (
                 Unusable,
                 format!("DynamoDB took {operation} on table `{table}` for invalid: {says}"),
             ),
@@ -87,19 +94,33 @@ impl Call<'_> {
     }
 }
 
+/// Credentials that have expired or were rotated are soon others, and a clock that is off is set
+/// again. A signature that is wrong for another reason has a wrong secret.
+fn is_of_credentials(code: &str, says: &str) -> bool {
+    match code {
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestExpired"
+        | "RequestTimeTooSkewed"
+        | "UnrecognizedClientException" => true,
+        "InvalidSignatureException" => {
+            says.contains("Signature expired") || says.contains("Signature not yet current")
+        }
+        _ => false,
+    }
+}
+
 pub(super) fn is_of_permission(code: &str) -> bool {
     matches!(
         code,
         "AccessDeniedException"
-            | "ExpiredTokenException"
             | "IncompleteSignatureException"
             | "InvalidSignatureException"
             | "MissingAuthenticationTokenException"
-            | "UnrecognizedClientException"
     )
 }
 
-fn is_of_throttling(code: &str) -> bool {
+pub(super) fn is_of_throttling(code: &str) -> bool {
     matches!(
         code,
         "ProvisionedThroughputExceededException"
