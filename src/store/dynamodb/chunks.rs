@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::DynamoDbStore;
 use super::error::damaged;
-use super::item::{Answered, Body, binary, seconds};
+use super::item::{Answered, Body, binary, time_to_live};
 use super::payload::Head;
 use super::table::{Attribute, Item};
 use crate::clock::Timestamp;
@@ -59,7 +59,7 @@ impl DynamoDbStore {
                 (self.name(Attribute::Data), binary(data)),
                 (
                     self.name(Attribute::Expiration),
-                    seconds(expires_at.plus(LINGER)),
+                    time_to_live(expires_at.plus(LINGER)),
                 ),
             ]);
             item

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::item::{COMPLETED, FORMAT, IN_PROGRESS, Unreadable, binary, number, seconds, string};
+use super::item::{
+    COMPLETED, FORMAT, IN_PROGRESS, Unreadable, binary, number, string, time_to_live,
+};
 use super::table::{Attribute, Table};
 use crate::clock::Timestamp;
 use crate::record::{Holder, Lease, Owner};
@@ -145,7 +147,7 @@ pub(super) fn set_times(deadline: Timestamp, expires_at: Timestamp) -> Expressio
                 number(deadline.as_micros().div_ceil(1_000)),
             ),
             (":expires_at", number(expires_at.as_micros())),
-            (":expiration", seconds(expires_at.max(deadline))),
+            (":expiration", time_to_live(expires_at.max(deadline))),
         ],
     )
 }
@@ -170,7 +172,7 @@ pub(super) fn set_answer(data: AttributeValue, chunks: usize, expires_at: Timest
             (":completed", string(COMPLETED)),
             (":data", data),
             (":expires_at", number(expires_at.as_micros())),
-            (":expiration", seconds(expires_at)),
+            (":expiration", time_to_live(expires_at)),
         ],
     );
     if chunks > 0 {

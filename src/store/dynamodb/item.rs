@@ -1,5 +1,7 @@
 //! Records as items, and items as records.
 
+use std::time::Duration;
+
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -115,7 +117,7 @@ impl Table {
             (Attribute::ExpiresAt, number(lease.expires_at.as_micros())),
             (
                 Attribute::Expiration,
-                seconds(lease.expires_at.max(lease.deadline)),
+                time_to_live(lease.expires_at.max(lease.deadline)),
             ),
             (Attribute::KeyParts, readable(parts)),
         ];
@@ -307,9 +309,14 @@ pub(super) fn number(number: u64) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
-/// In seconds, rounded up, as the time to live of a table has it.
-pub(super) fn seconds(timestamp: Timestamp) -> AttributeValue {
-    number(timestamp.as_micros().div_ceil(1_000_000))
+/// How much longer than its record an item stays. DynamoDB deletes by a clock of its own, and must
+/// not take what a holder or a reader whose clock is behind still believes in.
+const TIME_TO_LIVE_MARGIN: Duration = Duration::from_secs(60 * 60);
+
+/// When time to live may delete what expires then: in seconds, rounded up, and the margin later.
+pub(super) fn time_to_live(expires_at: Timestamp) -> AttributeValue {
+    let deleted_at = expires_at.plus(TIME_TO_LIVE_MARGIN);
+    number(deleted_at.as_micros().div_ceil(1_000_000))
 }
 
 pub(super) fn binary(bytes: impl Into<Vec<u8>>) -> AttributeValue {
