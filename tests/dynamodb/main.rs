@@ -15,6 +15,7 @@ mod node;
 mod nodes;
 mod payments;
 mod support;
+mod sweep;
 mod table;
 mod tiered;
 mod wire;

@@ -127,9 +127,7 @@ impl Dynamo {
 
     /// All items, chunks included.
     pub(crate) async fn items(&self) -> Vec<Item> {
-        let scan = self.client().scan().table_name(TABLE).consistent_read(true);
-        let scanned = scan.send().await.expect("a scan succeeds");
-        scanned.items.unwrap_or_default()
+        scanned(&self.client(), TABLE).await
     }
 
     /// The only item.
@@ -166,6 +164,14 @@ impl Drop for Dynamo {
             }
         }
     }
+}
+
+/// All items of a table.
+pub(crate) async fn scanned(client: &Client, table: &str) -> Vec<Item> {
+    let scan = client.scan().table_name(table).consistent_read(true);
+    let pages = scan.into_paginator().items().send();
+    let items: Result<Vec<_>, _> = pages.collect().await;
+    items.expect("a scan succeeds")
 }
 
 pub(crate) type Item = HashMap<String, AttributeValue>;

@@ -5,9 +5,10 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
     TimeToLiveSpecification,
 };
-use tower_idempotency::store::{Attribute, DynamoDbStore, TableError};
+use tower_idempotency::StoreErrorKind;
+use tower_idempotency::store::{Attribute, DynamoDbStore, Release, Store, TableError};
 
-use crate::support::{Claimer, Dynamo, TABLE};
+use crate::support::{Claimer, Dynamo, START, TABLE, completes, completion, noise, renewal};
 use crate::wire::Fault;
 
 /// A table with these keys, all strings unless their name ends with `_n`.
@@ -211,4 +212,134 @@ async fn a_name_given_twice_is_told_before_anything_is_made() {
     assert!(text.contains("rename"), "{text}");
     assert!(store.create_table().await.is_err());
     assert!(dynamo.wire.calls().is_empty());
+}
+
+/// Every call is refused for good, with these words, and nothing is sent.
+async fn is_refused_at_once(dynamo: &Dynamo, store: &DynamoDbStore, says: &str) {
+    let lease = Claimer::new().acquires(&dynamo.elsewhere()).await;
+    let claimed = Claimer::new().claims(store).await.map(drop);
+    let holder = lease.holder();
+    let renewed = store.renew(&holder, renewal(), START).await.map(drop);
+    let completed = store.complete(&holder, &completion("answer"), START).await;
+    let released = store.release(&holder, Release::Free, START).await;
+    let released = released.map(drop);
+    let looked = store.get(&lease.key, START).await.map(drop);
+    let removed = store.remove(&lease.key).await.map(drop);
+    let swept = store.sweep(START).await.map(drop);
+    let completed = completed.map(drop);
+    for result in [
+        claimed, renewed, completed, released, looked, removed, swept,
+    ] {
+        let error = result.expect_err("it is refused");
+        assert_eq!(error.kind(), StoreErrorKind::Unusable);
+        assert!(!error.may_have_been_applied());
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    assert!(store.check().await.is_err());
+    assert!(store.create_table().await.is_err());
+    assert_eq!(dynamo.wire.calls(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_given_twice_is_refused_by_every_call() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    let renamed = |attribute, name: &str| store.clone().rename(attribute, name);
+    for (twice, name) in [
+        (renamed(Attribute::Expiration, "expires_at"), "expires_at"),
+        (renamed(Attribute::Status, "id"), "id"),
+        (
+            renamed(Attribute::Token, "t").rename(Attribute::Attempt, "t"),
+            "t",
+        ),
+        (
+            renamed(Attribute::Token, "sk").fixed_sort_key("sk", "record"),
+            "sk",
+        ),
+    ] {
+        let says = format!("two attributes are named `{name}`");
+        is_refused_at_once(&dynamo, &twice, &says).await;
+    }
+    // Names may trade places on the way.
+    let traded = renamed(Attribute::Token, "attempt").rename(Attribute::Attempt, "token");
+    Claimer::new().acquires(&traded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_or_an_id_that_does_not_fit_is_refused_by_every_call() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    let store = || store.clone();
+    for (misfit, says) in [
+        (store().id_prefix("p".repeat(1_938)), "2049 bytes"),
+        (
+            store().sort_key("sk", "pk").id_prefix("p".repeat(914)),
+            "1025 bytes",
+        ),
+        (store().sort_key("sk", ""), "is empty"),
+        (store().sort_key("sk", "v".repeat(2_049)), "2049 bytes"),
+        (store().sort_key("", "v"), "is empty"),
+        (store().fixed_sort_key("sk", ""), "is empty"),
+        (
+            store().fixed_sort_key("sk", "v".repeat(1_025)),
+            "1025 bytes",
+        ),
+        (store().rename(Attribute::Data, ""), "is empty"),
+        (
+            store().rename(Attribute::Data, "d".repeat(256)),
+            "256 bytes",
+        ),
+        (DynamoDbStore::new(dynamo.client(), ""), "is empty"),
+    ] {
+        is_refused_at_once(&dynamo, &misfit, says).await;
+    }
+    let longest = store().id_prefix("p".repeat(1_937));
+    let lease = Claimer::new().acquires(&longest).await;
+    completes(&longest, &lease, noise(500_000)).await;
+}
+
+fn replicas(consistency: Option<&str>) -> serde_json::Value {
+    let mut table = serde_json::json!({
+        "Replicas": [{ "RegionName": "us-west-2", "ReplicaStatus": "ACTIVE" }],
+    });
+    if let Some(consistency) = consistency {
+        table["MultiRegionConsistency"] = consistency.into();
+    }
+    table
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_global_table_is_refused_unless_all_write_in_one_region() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    for consistency in [None, Some("EVENTUAL")] {
+        dynamo.wire.describe(&replicas(consistency));
+        let (trouble, text) = trouble(&store).await;
+        assert!(
+            matches!(trouble, TableError::Global { regions, .. } if regions == ["us-west-2"]),
+            "{text}"
+        );
+        assert!(text.contains("writes_in_one_region"), "{text}");
+        let acknowledged = store.clone().writes_in_one_region();
+        acknowledged.check().await.expect("as the sentence says");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_global_table_of_strong_consistency_serves_without_time_to_live() {
+    let dynamo = Dynamo::in_memory().await;
+    make_table(&dynamo.client(), &["id"]).await;
+    let store = DynamoDbStore::new(dynamo.client(), TABLE);
+    dynamo.wire.describe(&replicas(Some("STRONG")));
+    store.check().await.expect("it serves");
+    let calls = dynamo.wire.calls();
+    assert!(
+        !calls.contains(&"DescribeTimeToLive".to_owned()),
+        "{calls:?}"
+    );
+
+    // Elsewhere it is missed.
+    dynamo.wire.describe(&serde_json::json!({}));
+    let (trouble, _) = trouble(&store).await;
+    assert!(matches!(trouble, TableError::TimeToLiveDisabled { .. }));
 }

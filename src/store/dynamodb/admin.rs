@@ -11,8 +11,8 @@ use aws_sdk_dynamodb::operation::get_item::GetItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-    TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, MultiRegionConsistency,
+    ScalarAttributeType, TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
 };
 use tokio::time::{Instant, sleep};
 
@@ -68,26 +68,49 @@ impl DynamoDbStore {
     }
 
     /// Says what is wrong with the table, if anything is, and how to mend it: no such table,
-    /// another key, time to live disabled or on another attribute, a permission that is missing.
-    /// For the start of a program. It writes nothing; its probes cost three write units.
+    /// another key, time to live disabled or on another attribute, a global table whose Regions do
+    /// not see each other's claims, a permission that is missing. For the start of a program. It
+    /// writes nothing; its probes cost three write units.
+    ///
+    /// A global table with multi-Region strong consistency serves in all its Regions. It has no
+    /// time to live, which is not asked for: [`sweep`](Self::sweep) deletes what has expired.
+    /// Any other global table serves only if all that write are in one Region, and is refused
+    /// until [`writes_in_one_region`](Self::writes_in_one_region) says so.
     ///
     /// # Errors
     ///
     /// With the first thing that is wrong.
     pub async fn check(&self) -> Result<(), TableError> {
         self.check_names()?;
-        self.check_description(&self.describe().await?)?;
-        self.check_time_to_live().await?;
+        let description = self.describe().await?;
+        self.check_description(&description)?;
+        if description.multi_region_consistency() != Some(&MultiRegionConsistency::Strong) {
+            self.check_replicas(&description)?;
+            self.check_time_to_live().await?;
+        }
         self.check_permissions().await
     }
 
     fn check_names(&self) -> Result<(), TableError> {
-        match self.table.ambiguous_name() {
-            Some(name) => Err(TableError::AmbiguousName {
-                name: name.to_owned(),
-            }),
+        match &self.misfit {
+            Some(misfit) => Err(misfit.clone().into()),
             None => Ok(()),
         }
+    }
+
+    /// Of a table without strong consistency among its Regions.
+    fn check_replicas(&self, description: &TableDescription) -> Result<(), TableError> {
+        let replicas = description.replicas();
+        if replicas.is_empty() || self.table.one_region {
+            return Ok(());
+        }
+        let regions = replicas.iter().map(|replica| replica.region_name());
+        Err(TableError::Global {
+            table: self.table.name.clone(),
+            regions: regions
+                .map(|region| region.unwrap_or("?").to_owned())
+                .collect(),
+        })
     }
 
     async fn describe(&self) -> Result<TableDescription, TableError> {

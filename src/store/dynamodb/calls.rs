@@ -97,16 +97,27 @@ impl DynamoDbStore {
         key: &RecordKey,
         condition: Expression,
     ) -> Result<Verdict, StoreError> {
+        let key = self.table.key_of(self.table.id_of(key));
+        self.delete_item(key, condition, OnFailure::AllOld).await
+    }
+
+    /// Deletes the item with this key if `condition` holds for it.
+    pub(super) async fn delete_item(
+        &self,
+        key: Item,
+        condition: Expression,
+        on_failure: OnFailure,
+    ) -> Result<Verdict, StoreError> {
         let doubt = Doubt::default();
         let sent = self
             .client
             .delete_item()
             .table_name(&self.table.name)
-            .set_key(Some(self.table.key_of(self.table.id_of(key))))
+            .set_key(Some(key))
             .set_expression_attribute_names(Some(condition.names(&self.table)))
             .set_expression_attribute_values(some(condition.values))
             .condition_expression(condition.text)
-            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .return_values_on_condition_check_failure(on_failure)
             .customize()
             .interceptor(doubt.clone())
             .send()
@@ -152,7 +163,8 @@ impl DynamoDbStore {
     }
 
     /// The item that refused a write: `seen` if it came with the refusal, as it does from
-    /// DynamoDB itself, or what is there now.
+    /// DynamoDB itself, or what is there now. If that cannot be read, it may be what an earlier try
+    /// of that very write left there.
     pub(super) async fn refuser(
         &self,
         key: &RecordKey,
@@ -160,7 +172,7 @@ impl DynamoDbStore {
     ) -> Result<Option<Item>, StoreError> {
         match seen {
             Some(item) => Ok(Some(item)),
-            None => self.read(key).await,
+            None => self.read(key).await.map_err(StoreError::maybe_applied),
         }
     }
 

@@ -12,6 +12,7 @@ mod expression;
 mod fenced;
 mod item;
 mod payload;
+mod sweep;
 mod table;
 mod trouble;
 
@@ -24,10 +25,10 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 
 use self::item::Found;
-use self::table::{Layout, Table};
+use self::table::{Layout, Misfit, Table};
 use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::key::RecordKey;
 use crate::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 
@@ -111,7 +112,8 @@ pub use self::trouble::TableError;
 ///
 /// Do not put the table behind DAX, and in a global table send all requests with a key to one
 /// region, unless the table is of multi-region strong consistency: elsewhere, DynamoDB does not
-/// compare before it writes.
+/// compare before it writes. A table of that consistency has no time to live:
+/// [`sweep`](Self::sweep) deletes what has expired there.
 ///
 /// # Permissions
 ///
@@ -136,13 +138,14 @@ pub use self::trouble::TableError;
 ///
 /// The two that describe are for [`check`](Self::check) alone;
 /// [`create_table`](Self::create_table) needs `dynamodb:CreateTable` and
-/// `dynamodb:UpdateTimeToLive` as well.
+/// `dynamodb:UpdateTimeToLive` as well, and [`sweep`](Self::sweep) `dynamodb:Scan`.
 ///
 /// # Errors
 ///
 /// Whatever may pass is [`Unavailable`](crate::StoreErrorKind::Unavailable): no connection, no
-/// answer, throttling. A table that is missing, a permission that is missing and a request that
-/// is not valid are [`Unusable`](crate::StoreErrorKind::Unusable); an item that cannot be read,
+/// answer, throttling, credentials that cannot be had, have expired or were rotated. A table that
+/// is missing, a permission that is missing, a request that is not valid and names or ids that do
+/// not fit are [`Unusable`](crate::StoreErrorKind::Unusable); an item that cannot be read,
 /// and a chunk that is missing or changed, are [`Damaged`](crate::StoreErrorKind::Damaged).
 /// [`may_have_been_applied`](StoreError::may_have_been_applied) looks at each try that the SDK
 /// made, not only at the last one. The SDK's error is the source.
@@ -158,6 +161,8 @@ pub use self::trouble::TableError;
 pub struct DynamoDbStore {
     client: Client,
     table: Arc<Table>,
+    /// Why no call can succeed, if none can.
+    misfit: Option<Misfit>,
 }
 
 impl DynamoDbStore {
@@ -167,21 +172,25 @@ impl DynamoDbStore {
     /// A store in the table named `table`, or with this ARN, whose partition key is the string
     /// `id` and which has no sort key.
     pub fn new(client: Client, table: impl Into<String>) -> Self {
+        let table = Table::new(table.into());
         Self {
             client,
-            table: Arc::new(Table::new(table.into())),
+            misfit: table.misfit(),
+            table: Arc::new(table),
         }
     }
 
-    /// Gives an attribute another name than its [default name](Attribute::default_name). All
-    /// processes have to agree on the names, from the first record on.
+    /// Gives an attribute another name than its [default name](Attribute::default_name), of up to
+    /// 255 bytes. All processes have to agree on the names, from the first record on. While two
+    /// attributes have one name, the sort key's included, every call is refused as
+    /// [`Unusable`](crate::StoreErrorKind::Unusable).
     #[must_use]
     pub fn rename(self, attribute: Attribute, name: impl Into<String>) -> Self {
         self.set(|table| table.rename(attribute, name.into()))
     }
 
     /// For a table with a sort key: the id of a record stands in the sort key `name`, and every
-    /// record has the partition key `partition_value`, as Powertools does it.
+    /// record has the partition key `partition_value` (up to 2,048 bytes), as Powertools does it.
     ///
     /// All records then share one partition, which takes 1,000 write units a second at most:
     /// some 400 to 500 first requests. Where there may be more, prefer
@@ -197,7 +206,8 @@ impl DynamoDbStore {
     }
 
     /// For a table with a sort key: the id of a record stands in the partition key, and every
-    /// record has the sort key `value` under `name`. Records spread over all partitions.
+    /// record has the sort key `value` (up to 1,024 bytes) under `name`. Records spread over all
+    /// partitions.
     #[must_use]
     pub fn fixed_sort_key(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.set(|table| {
@@ -209,10 +219,20 @@ impl DynamoDbStore {
     }
 
     /// Puts `prefix` before each id, such as `idempotency#`, to tell it from other items of a
-    /// shared table.
+    /// shared table. Up to 1,937 bytes; 913 where ids are [sort keys](Self::sort_key). With a
+    /// longer one every call is refused as [`Unusable`](crate::StoreErrorKind::Unusable).
     #[must_use]
     pub fn id_prefix(self, prefix: impl Into<String>) -> Self {
         self.set(|table| table.prefix = prefix.into())
+    }
+
+    /// Says of a global table that all requests with a key go to one Region, so that
+    /// [`check`](Self::check) lets it pass. Elsewhere, DynamoDB does not compare before it writes:
+    /// two Regions that claim one key both get it. A table with multi-Region strong consistency
+    /// does not need this.
+    #[must_use]
+    pub fn writes_in_one_region(self) -> Self {
+        self.set(|table| table.one_region = true)
     }
 
     /// Timeouts for the client: 1 s to connect, 1.5 s for a try, and 4 s for a call with all its
@@ -235,8 +255,21 @@ impl DynamoDbStore {
     }
 
     fn set(mut self, change: impl FnOnce(&mut Table)) -> Self {
-        change(Arc::make_mut(&mut self.table));
+        let table = Arc::make_mut(&mut self.table);
+        change(table);
+        self.misfit = table.misfit();
         self
+    }
+
+    /// Refuses a call that cannot succeed before anything is sent.
+    fn fits(&self) -> Result<(), StoreError> {
+        match &self.misfit {
+            None => Ok(()),
+            Some(misfit) => Err(StoreError::new(
+                StoreErrorKind::Unusable,
+                format!("the DynamoDB store cannot work as it is set up: {misfit}"),
+            )),
+        }
     }
 }
 
@@ -251,6 +284,7 @@ impl fmt::Debug for DynamoDbStore {
 
 impl Store for DynamoDbStore {
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        self.fits()?;
         self.claim_in_rounds(request).await
     }
 
@@ -260,6 +294,7 @@ impl Store for DynamoDbStore {
         renewal: Renewal,
         now: Timestamp,
     ) -> Result<Fenced, StoreError> {
+        self.fits()?;
         self.prolong(holder, renewal, now).await
     }
 
@@ -269,6 +304,7 @@ impl Store for DynamoDbStore {
         completion: &Completion,
         now: Timestamp,
     ) -> Result<Fenced, StoreError> {
+        self.fits()?;
         self.record(holder, completion, now).await
     }
 
@@ -278,6 +314,7 @@ impl Store for DynamoDbStore {
         release: Release,
         now: Timestamp,
     ) -> Result<Fenced, StoreError> {
+        self.fits()?;
         match release {
             Release::Free => self.free(holder, now).await,
             Release::Orphan {
@@ -292,6 +329,7 @@ impl Store for DynamoDbStore {
         key: &RecordKey,
         now: Timestamp,
     ) -> Result<Option<Seen<Record>>, StoreError> {
+        self.fits()?;
         let Some(item) = self.read(key).await? else {
             return Ok(None);
         };
@@ -308,6 +346,7 @@ impl Store for DynamoDbStore {
     }
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
+        self.fits()?;
         self.delete_any(key).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -19,7 +20,8 @@ pub enum Attribute {
     /// `id` (S): the partition key.
     Id,
     /// `expiration` (N): when the table's time to live may delete the item, in seconds since the
-    /// Unix epoch, rounded up.
+    /// Unix epoch: an hour after the record has expired, so that it outlasts every clock that is
+    /// behind.
     Expiration,
     /// `in_progress_expiration` (N): when the lease lapses, in milliseconds since the Unix
     /// epoch, rounded up. For people and for Powertools; this crate goes by
@@ -114,11 +116,54 @@ pub(super) enum Layout {
     PartitionAndFixedSort { name: String, value: String },
 }
 
+/// DynamoDB's limits, in bytes.
+const LONGEST_NAME: usize = 255;
+const LONGEST_PARTITION_KEY: usize = 2_048;
+const LONGEST_SORT_KEY: usize = 1_024;
+/// How long the id of a chunk is, without the prefix: the id of its record, `#`, its attempt in
+/// 32 digits, `#`, a checksum in 8, `#`, and its number in up to 4.
+const LONGEST_ID: usize = 64 + 33 + 9 + 5;
+
+/// Why a layout cannot serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// Two attributes have this name.
+    Ambiguous(String),
+    Empty(&'static str),
+    TooLong {
+        what: &'static str,
+        length: usize,
+        limit: usize,
+    },
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ambiguous(name) => write!(
+                f,
+                "two attributes are named `{name}`; rename one of them with `DynamoDbStore::rename`"
+            ),
+            Self::Empty(what) => write!(f, "{what} is empty"),
+            Self::TooLong {
+                what,
+                length,
+                limit,
+            } => write!(
+                f,
+                "{what} takes {length} bytes, and DynamoDB allows for {limit}"
+            ),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) name: String,
     pub(super) layout: Layout,
     pub(super) prefix: String,
+    /// All that write to a key are in one Region.
+    pub(super) one_region: bool,
     names: [Cow<'static, str>; Attribute::ALL.len()],
 }
 
@@ -128,6 +173,7 @@ impl Table {
             name,
             layout: Layout::Partition,
             prefix: String::new(),
+            one_region: false,
             names: Attribute::ALL.map(|attribute| Cow::Borrowed(attribute.default_name())),
         }
     }
@@ -184,8 +230,49 @@ impl Table {
         item.get(name)?.as_s().ok().map(String::as_str)
     }
 
+    /// Why it cannot serve, if it cannot, as far as that shows without asking DynamoDB.
+    pub(super) fn misfit(&self) -> Option<Misfit> {
+        if let Some(name) = self.ambiguous_name() {
+            return Some(Misfit::Ambiguous(name.to_owned()));
+        }
+        let names = self.names.iter().map(|name| name.len());
+        let id = self.prefix.len() + LONGEST_ID;
+        let mut lengths = vec![("the name of the table", self.name.len(), usize::MAX)];
+        lengths.extend(names.map(|length| ("the name of an attribute", length, LONGEST_NAME)));
+        lengths.extend(match &self.layout {
+            Layout::Partition => vec![("an id with its prefix", id, LONGEST_PARTITION_KEY)],
+            Layout::Sort {
+                name,
+                partition_value,
+            } => vec![
+                ("the name of the sort key", name.len(), LONGEST_NAME),
+                ("an id with its prefix", id, LONGEST_SORT_KEY),
+                (
+                    "the value of the partition key",
+                    partition_value.len(),
+                    LONGEST_PARTITION_KEY,
+                ),
+            ],
+            Layout::PartitionAndFixedSort { name, value } => vec![
+                ("the name of the sort key", name.len(), LONGEST_NAME),
+                ("an id with its prefix", id, LONGEST_PARTITION_KEY),
+                ("the value of the sort key", value.len(), LONGEST_SORT_KEY),
+            ],
+        });
+        lengths.into_iter().find_map(|(what, length, limit)| {
+            if length == 0 {
+                return Some(Misfit::Empty(what));
+            }
+            (length > limit).then_some(Misfit::TooLong {
+                what,
+                length,
+                limit,
+            })
+        })
+    }
+
     /// A name that stands for more than one attribute.
-    pub(super) fn ambiguous_name(&self) -> Option<&str> {
+    fn ambiguous_name(&self) -> Option<&str> {
         let mut names: Vec<&str> = self.names.iter().map(|name| &**name).collect();
         names.extend(self.sort_key());
         names.sort_unstable();
@@ -193,6 +280,17 @@ impl Table {
             .windows(2)
             .find(|pair| pair[0] == pair[1])
             .map(|pair| pair[0])
+    }
+
+    /// Whether an item with this key is a record of this store, or a part of an answer.
+    pub(super) fn is_own(&self, item: &Item) -> bool {
+        let id = self
+            .id_in(item)
+            .and_then(|id| id.strip_prefix(&*self.prefix));
+        let digits = id.and_then(|id| id.split('#').next());
+        digits.is_some_and(|digits| {
+            digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+        })
     }
 }
 
@@ -205,19 +303,48 @@ mod tests {
         for (index, attribute) in Attribute::ALL.into_iter().enumerate() {
             assert_eq!(attribute as usize, index);
         }
-        assert_eq!(Table::new("t".to_owned()).ambiguous_name(), None);
+        assert_eq!(Table::new("t".to_owned()).misfit(), None);
     }
 
     #[test]
     fn a_name_given_twice_is_found() {
         let mut table = Table::new("t".to_owned());
         table.rename(Attribute::Owner, "status".to_owned());
-        assert_eq!(table.ambiguous_name(), Some("status"));
+        assert_eq!(table.misfit(), Some(Misfit::Ambiguous("status".to_owned())));
         let mut table = Table::new("t".to_owned());
         table.layout = Layout::PartitionAndFixedSort {
             name: "token".to_owned(),
             value: "v".to_owned(),
         };
-        assert_eq!(table.ambiguous_name(), Some("token"));
+        assert_eq!(table.misfit(), Some(Misfit::Ambiguous("token".to_owned())));
+    }
+
+    #[test]
+    fn the_longest_id_is_that_of_a_chunk() {
+        let digits = |count| "f".repeat(count);
+        let id = format!("{}#{}#{}#1023", digits(64), digits(32), digits(8));
+        assert_eq!(id.len(), LONGEST_ID);
+        for (prefix, fits) in [(2_048 - LONGEST_ID, true), (2_049 - LONGEST_ID, false)] {
+            let mut table = Table::new("t".to_owned());
+            table.prefix = "p".repeat(prefix);
+            assert_eq!(table.misfit().is_none(), fits);
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_not_its_own() {
+        let mut table = Table::new("t".to_owned());
+        table.prefix = "idempotency#".to_owned();
+        let digits = "0123456789abcdef".repeat(4);
+        for (id, is_own) in [
+            (format!("idempotency#{digits}"), true),
+            (format!("idempotency#{digits}#00#1"), true),
+            (digits.clone(), false),
+            (format!("idempotency#{}", &digits[1..]), false),
+            (format!("idempotency#{digits}0"), false),
+            ("idempotency#order".to_owned(), false),
+        ] {
+            assert_eq!(table.is_own(&table.key_of(id.clone())), is_own, "{id}");
+        }
     }
 }

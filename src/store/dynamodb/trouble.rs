@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use super::table::Misfit;
 use crate::error::StoreError;
 
 /// What is wrong with a table, and how to mend it.
@@ -13,6 +14,18 @@ pub enum TableError {
     AmbiguousName {
         /// The name.
         name: String,
+    },
+    /// A name or a key is empty, or longer than DynamoDB allows.
+    DoesNotFit {
+        /// Which, and by how much.
+        why: String,
+    },
+    /// The table has replicas that take writes which do not see each other.
+    Global {
+        /// The table.
+        table: String,
+        /// The other Regions.
+        regions: Vec<String>,
     },
     /// There is no such table.
     Missing {
@@ -70,9 +83,17 @@ pub enum TableError {
 impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AmbiguousName { name } => write!(
+            Self::AmbiguousName { name } => Misfit::Ambiguous(name.clone()).fmt(f),
+            Self::DoesNotFit { why } => {
+                write!(f, "the DynamoDB store cannot work as it is set up: {why}")
+            }
+            Self::Global { table, regions } => write!(
                 f,
-                "two attributes are named `{name}`; rename one of them with `DynamoDbStore::rename`"
+                "the DynamoDB table `{table}` is a global one, with replicas in {}, and claims in \
+                 two Regions do not see each other; use a table of multi-Region strong \
+                 consistency, or send all requests to one Region and say so with \
+                 `DynamoDbStore::writes_in_one_region`",
+                regions.join(", ")
             ),
             Self::Missing { table } => write!(
                 f,
@@ -114,6 +135,17 @@ impl fmt::Display for TableError {
                  another table, or say with `rename`, `sort_key` or `fixed_sort_key` how it is \
                  laid out"
             ),
+        }
+    }
+}
+
+impl From<Misfit> for TableError {
+    fn from(misfit: Misfit) -> Self {
+        match misfit {
+            Misfit::Ambiguous(name) => Self::AmbiguousName { name },
+            misfit => Self::DoesNotFit {
+                why: misfit.to_string(),
+            },
         }
     }
 }
