@@ -110,7 +110,7 @@ async fn a_large_answer_takes_one_call_for_each_part_and_one_to_read_them_all() 
     dynamo.wire.calls();
     completes(&store, &lease, noise(1_000_000)).await;
     let calls = dynamo.wire.calls();
-    assert_eq!(calls, ["PutItem", "PutItem", "PutItem", "UpdateItem"]);
+    assert_eq!(calls, [vec!["PutItem"; 16], vec!["UpdateItem"]].concat());
     assert!(first.other().is_answered(&store).await == noise(1_000_000));
     assert_eq!(dynamo.wire.calls(), ["PutItem", "BatchGetItem"]);
     let seen = store.get(&lease.key, START).await;
@@ -123,10 +123,10 @@ async fn a_large_answer_takes_one_call_for_each_part_and_one_to_read_them_all() 
 async fn write_units(payload: bytes::Bytes) -> f64 {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
-    dynamo.wire.write_units();
+    dynamo.wire.units();
     let lease = Claimer::new().acquires(&store).await;
     completes(&store, &lease, payload).await;
-    dynamo.wire.write_units()
+    dynamo.wire.units().0
 }
 
 fn response(body: String) -> bytes::Bytes {
@@ -184,9 +184,51 @@ async fn an_answer_of_10_kilobytes_of_json_takes_at_most_four_write_units() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_compression_does_not_make_cheaper_is_stored_as_it_is() {
+async fn a_replay_of_100_kilobytes_takes_two_write_units_and_25_read_units_at_most() {
     let dynamo = Dynamo::in_memory().await;
     let store = dynamo.store().await;
+    let first = Claimer::new();
+    let lease = first.acquires(&store).await;
+    completes(&store, &lease, noise(100_000)).await;
+    dynamo.wire.units();
+    assert!(first.other().is_answered(&store).await == noise(100_000));
+    let (writes, reads) = dynamo.wire.units();
+    assert!(writes <= 2.0 && reads <= 25.0, "{writes} and {reads}");
+    // Each claim is billed, and each read at half the price of one that sees every write.
+    assert!(writes >= 1.0 && reads >= 12.0, "{writes} and {reads}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_refused_costs_what_the_head_costs_whatever_the_answer() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    dynamo.wire.units();
+    for size in [200, 10_000, 380_000, 2_000_000] {
+        let first = Claimer::new();
+        let lease = first.acquires(&store).await;
+        completes(&store, &lease, noise(size)).await;
+        dynamo.wire.units();
+        for _ in 0..3 {
+            let reused = first.other().for_another_request().claims(&store).await;
+            assert!(matches!(reused, Ok(Claim::Reused)));
+        }
+        assert_eq!(dynamo.wire.units(), (3.0, 0.0), "{size} bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_in_chunks_takes_hardly_more_than_its_size() {
+    for size in [10_000, 100_000, 4 << 20] {
+        let units = write_units(noise(size).into()).await;
+        let ideal = size.div_ceil(1_024) as f64;
+        assert!(units <= 1.01 * ideal + 3.0, "{units} for {size} bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_compression_does_not_make_cheaper_is_stored_as_it_is() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await.max_inline_answer(usize::MAX);
     for (payload, encoding) in [
         (vec![7; 200], 0),
         (noise(5_000), 0),

@@ -11,6 +11,7 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
+use dynoxide::types::{item_size, read_capacity_units_with_consistency, write_capacity_units};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -28,6 +29,8 @@ pub(crate) enum Fault {
     Answered(u16, &'static str),
     /// It is answered with this status, error code and message.
     Says(u16, &'static str, &'static str),
+    /// It does not see one of the items of a batch.
+    LagsBehind,
     /// One of the keys of a batch is left out of the answer.
     LeavesOut,
     /// All of the keys of a batch are left out of the answer.
@@ -57,7 +60,7 @@ struct State {
     always: Option<(&'static str, Fault)>,
     is_down: bool,
     metered: bool,
-    write_units: f64,
+    units: (f64, f64),
     described: serde_json::Map<String, Value>,
 }
 
@@ -124,12 +127,41 @@ impl Wire {
         state.faults.clear();
     }
 
-    /// The write units that calls have taken since the last time that somebody asked. Only those
-    /// of writes that were applied; the first question begins the count.
-    pub(crate) fn write_units(&self) -> f64 {
+    /// The write units and the read units that calls have taken since the last time that somebody
+    /// asked; the first question begins the count.
+    pub(crate) fn units(&self) -> (f64, f64) {
         let mut state = self.state();
         state.metered = true;
-        std::mem::take(&mut state.write_units)
+        std::mem::take(&mut state.units)
+    }
+
+    /// Counts what a call was billed. A write that was refused is billed by the larger of the item
+    /// that is there and the one that was to be.
+    fn count(&self, operation: &str, sent: &Value, answered: &Value) {
+        let mut state = self.state();
+        let (writes, reads) = &mut state.units;
+        if let Some(units) = answered["ConsumedCapacity"]["CapacityUnits"].as_f64() {
+            match operation {
+                "GetItem" => *reads += units,
+                _ => *writes += units,
+            }
+        } else if operation == "BatchGetItem" {
+            let tables = sent["RequestItems"].as_object().expect("a map");
+            for (table, wanted) in tables {
+                let is_consistent = wanted["ConsistentRead"] == true;
+                let found = answered["Responses"][table].as_array();
+                *reads += found.map_or(0.0, |found| {
+                    let units =
+                        |item| read_capacity_units_with_consistency(size(item), is_consistent);
+                    found.iter().map(units).sum()
+                });
+            }
+        } else if answered["__type"]
+            .as_str()
+            .is_some_and(|code| code.ends_with("#ConditionalCheckFailedException"))
+        {
+            *writes += write_capacity_units(size(&answered["Item"]).max(size(&sent["Item"])));
+        }
     }
 
     /// Tables are described as having these members, too.
@@ -198,6 +230,7 @@ impl Wire {
             Some(Fault::LeavesOut) => Some(leave_one_out(&mut request)),
             _ => None,
         };
+        let metered = self.state().metered.then(|| json_of(&request));
         let mut response = connector.call(request).await?;
         match fault {
             Some(Fault::AnswerLost) => {
@@ -216,6 +249,14 @@ impl Wire {
             body["UnprocessedKeys"] = left_out;
             response = answer(200, &body);
         }
+        if let Some(Fault::LagsBehind) = fault {
+            let mut body: Value = serde_json::from_slice(&collected(&mut response).await)
+                .expect("the emulator answers with JSON");
+            let tables = body["Responses"].as_object_mut().expect("a map");
+            let found = tables.values_mut().next().expect("one table");
+            found.as_array_mut().expect("a list").pop();
+            response = answer(200, &body);
+        }
         let described = self.state().described.clone();
         if operation == "DescribeTable" && !described.is_empty() {
             let mut body: Value = serde_json::from_slice(&collected(&mut response).await)
@@ -224,18 +265,21 @@ impl Wire {
             table.extend(described);
             response = answer(200, &body);
         }
-        if self.state().metered {
+        if let Some(sent) = metered {
             let body = collected(&mut response).await;
-            if let Ok(json) = serde_json::from_slice::<Value>(&body)
-                && let Some(units) = json["ConsumedCapacity"]["CapacityUnits"].as_f64()
-                && operation != "GetItem"
-            {
-                self.state().write_units += units;
+            if let Ok(json) = serde_json::from_slice(&body) {
+                self.count(&operation, &sent, &json);
             }
             *response.body_mut() = SdkBody::from(body);
         }
         Ok(response)
     }
+}
+
+/// The size of an item as DynamoDB counts it; of none, nothing.
+fn size(item: &Value) -> usize {
+    let item = serde_json::from_value(item.clone());
+    item.map_or(0, |item| item_size(&item))
 }
 
 async fn collected(response: &mut HttpResponse) -> Vec<u8> {

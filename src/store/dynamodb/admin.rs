@@ -188,7 +188,7 @@ impl DynamoDbStore {
         self.allowed::<UpdateItemError, _>("dynamodb:UpdateItem", updated)?;
         let deleted = self.delete(&PROBE, never()).await;
         self.allowed::<DeleteItemError, _>("dynamodb:DeleteItem", deleted)?;
-        let read = self.read_all(vec![key()]).await;
+        let read = self.read_all(vec![key()], false).await;
         self.allowed::<BatchGetItemError, _>("dynamodb:BatchGetItem", read)
     }
 

@@ -1,5 +1,6 @@
-//! Answers that do not fit into the item of their record.
+//! Answers that do not lie in the item of their record, so that a claim on it stays cheap.
 //!
+//! Each chunk has a partition key of its own, where the layout of the table allows it.
 //! The chunks are written before the record says that they are there, under ids that no other
 //! attempt and no other answer uses. Those of an attempt that never completed its record are
 //! found by nobody, and go by the table's time to live.
@@ -28,8 +29,17 @@ const ITEM_LIMIT: usize = 409_600;
 /// What is left of it for whatever stands beside an answer: the longest keys that DynamoDB allows,
 /// and names as people choose them, do not need more.
 const RESERVED: usize = 9_600;
-/// The largest body that stays in its record's item, and the size of a chunk.
-pub(super) const CHUNK: usize = ITEM_LIMIT - RESERVED;
+/// The largest answer that an item has room for, with its head.
+pub(super) const MOST_INLINE: usize = ITEM_LIMIT - RESERVED;
+/// As much of an answer as stays in its record's item unless set otherwise, with its head.
+pub(super) const INLINE: usize = 4 * 1_024;
+/// The size of the item of a chunk: a whole number of write units and of read units, and small
+/// enough that one of them holds nobody up for long.
+const CHUNK_ITEM: usize = 64 * 1_024;
+/// What an item of a chunk takes beside its key and names, in bytes: a number of 10 digits.
+const CHUNK_NUMBER: usize = 6;
+/// More than the largest answer takes, with the longest keys.
+const MOST_CHUNKS: usize = 1_024;
 /// How many chunks are on their way at a time.
 const AT_ONCE: usize = 8;
 /// How much longer than its record a chunk is kept, so that no clock sees the one without the
@@ -50,11 +60,12 @@ impl DynamoDbStore {
         body: &Bytes,
         expires_at: Timestamp,
     ) -> Result<usize, StoreError> {
-        let count = body.len().div_ceil(CHUNK);
+        let size = self.chunk_size(key, owner, head);
+        let count = body.len().div_ceil(size);
         let mut waiting = (0..count).map(|index| {
             let mut item = self.chunk_key(key, owner, head, index);
-            let end = body.len().min((index + 1) * CHUNK);
-            let data = body.slice(index * CHUNK..end);
+            let end = body.len().min((index + 1) * size);
+            let data = body.slice(index * size..end);
             item.extend([
                 (self.name(Attribute::Data), binary(data)),
                 (
@@ -78,6 +89,17 @@ impl DynamoDbStore {
             }
         }
         Ok(count)
+    }
+
+    /// As much of an answer as fills the item of a chunk.
+    fn chunk_size(&self, key: &RecordKey, owner: Owner, head: Head) -> usize {
+        let id = self.chunk_key(key, owner, head, MOST_CHUNKS - 1);
+        let beside: usize = id
+            .iter()
+            .map(|(name, value)| name.len() + value.as_s().map_or(0, String::len))
+            .sum();
+        let names = [Attribute::Data, Attribute::Expiration].map(|name| self.name(name).len());
+        CHUNK_ITEM - CHUNK_NUMBER - beside - names.iter().sum::<usize>()
     }
 
     /// Whatever fails, the record is not completed by it.
@@ -125,16 +147,27 @@ impl DynamoDbStore {
         head: Head,
         count: usize,
     ) -> Result<Bytes, StoreError> {
-        if count > MOST_KEYS {
+        if count > MOST_CHUNKS {
             return Err(damaged(format!(
                 "the record {key} says that its answer has {count} parts, which cannot be"
             )));
         }
-        let keys = (0..count).map(|index| self.chunk_key(key, owner, head, index));
+        // A chunk never changes, so any that is found is right. One that was written just now may
+        // not be found by such a read, which costs half of one that sees every write.
         let mut chunks = HashMap::with_capacity(count);
-        for item in self.read_all(keys.collect()).await? {
-            if let Some((id, data)) = self.chunk_in(item) {
-                chunks.insert(id, data);
+        for is_consistent in [false, true] {
+            let missing = (0..count).filter(|&index| {
+                let id = self.chunk_id(key, owner, head, index);
+                !chunks.contains_key(&id)
+            });
+            let keys = missing.map(|index| self.chunk_key(key, owner, head, index));
+            let keys: Vec<_> = keys.collect();
+            for keys in keys.chunks(MOST_KEYS) {
+                for item in self.read_all(keys.to_vec(), is_consistent).await? {
+                    if let Some((id, data)) = self.chunk_in(item) {
+                        chunks.insert(id, data);
+                    }
+                }
             }
         }
         let mut body = Vec::with_capacity(chunks.values().map(Vec::len).sum());
@@ -153,13 +186,17 @@ impl DynamoDbStore {
 
     /// The items of these keys, those that are there. DynamoDB answers with up to 16 MB at a
     /// time, and with less under load; the rest is asked for again.
-    pub(super) async fn read_all(&self, keys: Vec<Item>) -> Result<Vec<Item>, StoreError> {
+    pub(super) async fn read_all(
+        &self,
+        keys: Vec<Item>,
+        is_consistent: bool,
+    ) -> Result<Vec<Item>, StoreError> {
         let mut found = Vec::with_capacity(keys.len());
         let mut wanted = keys;
         let mut pause = FIRST_PAUSE;
         for _ in 0..ROUNDS {
             let asked = wanted.len();
-            let (items, rest) = self.read_some(wanted).await?;
+            let (items, rest) = self.read_some(wanted, is_consistent).await?;
             found.extend(items);
             if rest.is_empty() {
                 return Ok(found);
@@ -176,10 +213,14 @@ impl DynamoDbStore {
         ))
     }
 
-    async fn read_some(&self, keys: Vec<Item>) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
+    async fn read_some(
+        &self,
+        keys: Vec<Item>,
+        is_consistent: bool,
+    ) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
         let wanted = KeysAndAttributes::builder()
             .set_keys(Some(keys))
-            .consistent_read(true)
+            .consistent_read(is_consistent)
             .build()
             .map_err(|error| {
                 let message = "a read of the parts of an answer could not be put together";

@@ -6,10 +6,9 @@ use tracing::warn;
 
 use super::DynamoDbStore;
 use super::calls::Verdict;
-use super::chunks::CHUNK;
 use super::expression::{is_held_by, is_held_no_longer_than, set_answer, set_orphan, set_times};
 use super::item::{Found, binary};
-use super::payload::{Encoded, HEAD_LENGTH};
+use super::payload::Encoded;
 use super::table::Item;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
@@ -66,8 +65,8 @@ impl DynamoDbStore {
     ) -> Result<Fenced, StoreError> {
         let expires_at = now.plus(completion.retention);
         let beside = self.table.bytes_beside_answer(&holder.key);
-        let answer = Encoded::new(&completion.payload, beside)?;
-        let update = if HEAD_LENGTH + answer.body.len() <= CHUNK {
+        let answer = Encoded::new(&completion.payload, beside, self.most_inline)?;
+        let update = if answer.is_inline(self.most_inline) {
             set_answer(binary(answer.inline()), 0, expires_at)
         } else {
             let Encoded { head, body } = &answer;

@@ -24,6 +24,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 
+use self::chunks::{INLINE, MOST_INLINE};
 use self::item::Found;
 use self::table::{Layout, Misfit, Table};
 use super::{Claim, Completion, Fenced, Release, Store};
@@ -64,19 +65,35 @@ pub use self::trouble::TableError;
 /// | event | calls | write units |
 /// |---|---|---|
 /// | first request | 2 | 1, and 1 for each KB of the record with its answer |
-/// | replay, duplicate in flight, key reused | 1 | 1 for each KB of the record that is there |
+/// | replay, duplicate in flight, key reused | 1 | 1 for each KB of the record's item |
 /// | orphan taken over | 2 | 2 |
 /// | renewal, every third of the lease while a run lasts | 1 | 1 |
 /// | release | 1 | 1 |
-/// | answer in `n` chunks: completed | `n` + 2 in all | 1 for each KB |
-/// | answer in chunks: replayed | 2 | 1; the chunks are read at 1 read unit for each 4 KB |
+/// | answer in `n` chunks: completed | `n` + 2 in all | 2, and 1 for each KB of the answer |
+/// | answer in chunks: replayed | 1, and 1 for each 100 chunks | 1; and 1 read unit for each 8 KB |
 ///
-/// Reads are strongly consistent. Everything is decided by the times that the callers hand in
+/// An answer of more than [4 KB](Self::max_inline_answer), after compression, lies in chunks of
+/// 64 KB beside its record, so that a claim on the record costs the same however large the answer
+/// is. Chunks never change: they are read without strong consistency, at half the price, and again
+/// with it if one is not seen. All other reads are strongly consistent. Everything is decided by the times that the callers hand in
 /// and by those in the records; DynamoDB's time to live only clears away what has expired.
 ///
 /// # What a million payments cost
 ///
-/// On-demand billing in `us-east-1`, at 0.625 USD for a million write units (2026):
+/// A million of anything costs its write units × 0.625 USD and its read units × 0.125 USD: the
+/// price of on-demand tables in `us-east-1`, by
+/// <https://aws.amazon.com/dynamodb/pricing/on-demand/>, in force since November 2024. The units
+/// are counted in `tests/dynamodb/calls.rs`.
+///
+/// | event | write units | read units | a million of them |
+/// |---|---|---|---|
+/// | first request, answer of 200 bytes | 2 | 0 | 1.25 USD |
+/// | its replay by another process | 1 | 0 | 0.63 USD |
+/// | first request, 10 KB of JSON | 4 | 0 | 2.50 USD |
+/// | its replay by another process | 3 | 0 | 1.88 USD |
+/// | first request, 100 KB that do not compress | 100 | 0 | 62.50 USD |
+/// | its replay by another process | 1 | 13 | 2.25 USD |
+/// | refused claim: in flight, or reused after 100 KB | 1 | 0 | 0.63 USD |
 ///
 /// * The record without its answer takes some 350 to 450 bytes, so an answer of 200 bytes costs
 ///   1 + 1 = 2 units: 1,000,000 × 2 × 0.625 / 1,000,000 = **1.25 USD**.
@@ -90,9 +107,7 @@ pub use self::trouble::TableError;
 ///
 /// Answers are compressed with zstd when that saves a write unit. The readable parts of the key
 /// in the record are counted as 128 bytes there, because an attempt does not know them any more
-/// when it completes. Answers that stay large are dear to replay from another process: a refused
-/// claim is billed like a write of the record. Only those of more than 400,000 bytes stand in
-/// chunks, which are read instead.
+/// when it completes.
 ///
 /// # The table
 ///
@@ -106,9 +121,11 @@ pub use self::trouble::TableError;
 /// [`Damaged`](crate::StoreErrorKind::Damaged) until its `expiration`, and never counts as
 /// absent.
 ///
-/// Records are up to [`MAX_ANSWER`](Self::MAX_ANSWER) large. What does not fit into an item
-/// stands in chunks beside it, which are written first; those of an attempt that did not come to
-/// its end are deleted by time to live. So are the chunks of a record that was removed.
+/// Records are up to [`MAX_ANSWER`](Self::MAX_ANSWER) large. Chunks are written before the record
+/// that names them; those of an attempt that did not come to its end are deleted by time to live.
+/// So are the chunks of a record that was removed. Each chunk has a partition key of its own,
+/// except where the ids are [sort keys](Self::sort_key) of one partition. Records of an earlier
+/// version, whose items held up to 400,000 bytes of an answer, are read as before.
 ///
 /// Do not put the table behind DAX, and in a global table send all requests with a key to one
 /// region, unless the table is of multi-region strong consistency: elsewhere, DynamoDB does not
@@ -163,6 +180,7 @@ pub struct DynamoDbStore {
     table: Arc<Table>,
     /// Why no call can succeed, if none can.
     misfit: Option<Misfit>,
+    most_inline: usize,
 }
 
 impl DynamoDbStore {
@@ -176,6 +194,7 @@ impl DynamoDbStore {
         Self {
             client,
             misfit: table.misfit(),
+            most_inline: INLINE,
             table: Arc::new(table),
         }
     }
@@ -233,6 +252,18 @@ impl DynamoDbStore {
     #[must_use]
     pub fn writes_in_one_region(self) -> Self {
         self.set(|table| table.one_region = true)
+    }
+
+    /// Sets how large an answer may be to lie in the item of its record, in bytes after
+    /// compression; a larger one lies in items of its own. Default: 4 KB (4,096), at most 400,000.
+    ///
+    /// Every claim on a record, also one that is refused, is billed by the size of its item. So a
+    /// larger value saves a read for each replay by another process, and makes each one dearer.
+    /// Processes need not agree on it.
+    #[must_use]
+    pub fn max_inline_answer(mut self, bytes: usize) -> Self {
+        self.most_inline = bytes.min(MOST_INLINE);
+        self
     }
 
     /// Timeouts for the client: 1 s to connect, 1.5 s for a try, and 4 s for a call with all its

@@ -2,7 +2,7 @@
 //!
 //! A head says how to read the body after it: encoding (1 byte), CRC-32 of the answer (4 bytes)
 //! and its length (4 bytes), little-endian. The body is the answer as it is or compressed. An
-//! answer that does not fit into its item leaves the head there, and its body in chunks.
+//! answer that does not lie in its item leaves the head there, and its body in chunks.
 
 use bytes::Bytes;
 
@@ -39,8 +39,12 @@ pub(super) struct Encoded {
 
 impl Encoded {
     /// Compresses `payload` only if that saves a write unit of an item whose other attributes
-    /// take `beside` bytes.
-    pub(super) fn new(payload: &Bytes, beside: usize) -> Result<Self, StoreError> {
+    /// take `beside` bytes, and that holds an answer of up to `most_inline`.
+    pub(super) fn new(
+        payload: &Bytes,
+        beside: usize,
+        most_inline: usize,
+    ) -> Result<Self, StoreError> {
         let length = u32::try_from(payload.len())
             .ok()
             .filter(|_| payload.len() <= DynamoDbStore::MAX_ANSWER)
@@ -50,7 +54,7 @@ impl Encoded {
             checksum: crc32fast::hash(payload),
             length,
         };
-        Ok(match compressed_if_cheaper(payload, beside) {
+        Ok(match compressed_if_cheaper(payload, beside, most_inline) {
             Some(body) => Self {
                 head: Head {
                     encoding: Encoding::Zstd,
@@ -65,6 +69,11 @@ impl Encoded {
         })
     }
 
+    /// Whether it lies in the item of its record.
+    pub(super) fn is_inline(&self, most_inline: usize) -> bool {
+        HEAD_LENGTH + self.body.len() <= most_inline
+    }
+
     /// Head and body in one.
     pub(super) fn inline(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD_LENGTH + self.body.len());
@@ -74,13 +83,18 @@ impl Encoded {
     }
 }
 
-fn compressed_if_cheaper(payload: &[u8], beside: usize) -> Option<Bytes> {
-    let plain_units = write_units(beside + payload.len());
+fn compressed_if_cheaper(payload: &[u8], beside: usize, most_inline: usize) -> Option<Bytes> {
+    // In chunks, the item of the record is written besides.
+    let units = |body: usize| match HEAD_LENGTH + body <= most_inline {
+        true => write_units(beside + body),
+        false => write_units(beside) + write_units(body),
+    };
+    let plain_units = units(payload.len());
     if plain_units == 1 {
         return None;
     }
     let compressed = zstd::bulk::compress(payload, ZSTD_LEVEL).ok()?;
-    (write_units(beside + compressed.len()) < plain_units).then(|| compressed.into())
+    (units(compressed.len()) < plain_units).then(|| compressed.into())
 }
 
 fn write_units(bytes: usize) -> usize {
@@ -169,7 +183,7 @@ mod tests {
     use super::*;
 
     fn encoded(payload: Vec<u8>, beside: usize) -> Encoded {
-        Encoded::new(&payload.into(), beside).expect("the payload is small enough")
+        Encoded::new(&payload.into(), beside, 400_000).expect("the payload is small enough")
     }
 
     fn decoded(data: &[u8]) -> Result<Bytes, String> {
@@ -202,9 +216,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_compressed_if_that_spares_it_a_chunk() {
+        // 4,200 bytes in all, which are as many write units in one item as 4,000.
+        let payload = [noise(3_900), vec![7; 300]].concat().into();
+        let inline = |most| {
+            let encoded = Encoded::new(&payload, 600, most).expect("it is small enough");
+            (encoded.head.encoding, encoded.is_inline(most))
+        };
+        assert_eq!(inline(4_096), (Encoding::Zstd, true));
+        assert_eq!(inline(5_000), (Encoding::Plain, true));
+    }
+
+    #[test]
     fn an_answer_over_the_limit_is_refused() {
         let payload = vec![0; DynamoDbStore::MAX_ANSWER + 1].into();
-        let error = Encoded::new(&payload, 0).expect_err("it is too large");
+        let error = Encoded::new(&payload, 0, 400_000).expect_err("it is too large");
         assert_eq!(error.kind(), StoreErrorKind::TooLarge);
     }
 

@@ -35,7 +35,7 @@ pub enum Attribute {
     Validation,
     /// `attempt` (N): which attempt at the key it is.
     Attempt,
-    /// `chunks` (N): how many further items hold the answer, if it does not fit into this one.
+    /// `chunks` (N): how many further items hold the answer, if this one does not.
     Chunks,
     /// `created_at` (N): when the key was first claimed, in microseconds since the Unix epoch.
     CreatedAt,
