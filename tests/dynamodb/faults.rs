@@ -209,11 +209,11 @@ async fn a_try_in_doubt_stays_in_doubt_whatever_comes_after_it() {
     let store = dynamo.retrying();
     let throttled = Fault::Answered(400, "ThrottlingException");
     let first = Claimer::new();
-    for fault in [Fault::AnswerLost, throttled, throttled] {
-        dynamo.wire.fail_next("PutItem", fault);
-    }
+    dynamo.wire.fail_next("PutItem", Fault::AnswerLost);
+    dynamo.wire.fail_always("PutItem", throttled);
     let error = first.claims(&store).await.expect_err("throttled at last");
     assert!(is_doubtful(&error), "{error:?}");
+    dynamo.wire.heal();
     let lease = first.acquires(&store).await;
     assert_eq!(lease.owner, first.owner);
 }

@@ -17,6 +17,7 @@ mod payments;
 mod support;
 mod sweep;
 mod table;
+mod throttled;
 mod tiered;
 mod wire;
 mod work;

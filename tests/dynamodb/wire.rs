@@ -15,6 +15,7 @@ use dynoxide::types::{item_size, read_capacity_units_with_consistency, write_cap
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +62,16 @@ struct State {
     is_down: bool,
     metered: bool,
     units: (f64, f64),
+    bucket: Option<Bucket>,
     described: serde_json::Map<String, Value>,
+}
+
+/// What is left of a limit.
+#[derive(Debug)]
+struct Bucket {
+    rate: f64,
+    left: f64,
+    filled: Instant,
 }
 
 impl Wire {
@@ -133,6 +143,36 @@ impl Wire {
         let mut state = self.state();
         state.metered = true;
         std::mem::take(&mut state.units)
+    }
+
+    /// Lets so many write units through in a second. What is not used is kept for one second,
+    /// where DynamoDB keeps it for 300, and there is none at first. One write may run up a debt.
+    pub(crate) fn limit(&self, units: f64) {
+        self.state().bucket = Some(Bucket {
+            rate: units,
+            left: 0.0,
+            filled: Instant::now(),
+        });
+    }
+
+    /// Whether a write is over the limit; if not, it is taken from it.
+    fn throttles(&self, operation: &str, request: &HttpRequest) -> bool {
+        let mut state = self.state();
+        let Some(bucket) = &mut state.bucket else {
+            return false;
+        };
+        if !["PutItem", "UpdateItem", "DeleteItem"].contains(&operation) {
+            return false;
+        }
+        let now = Instant::now();
+        let gained = bucket.rate * now.duration_since(bucket.filled).as_secs_f64();
+        bucket.left = (bucket.left + gained).min(bucket.rate);
+        bucket.filled = now;
+        let is_over = bucket.left <= 0.0;
+        if !is_over {
+            bucket.left -= write_capacity_units(size(&json_of(request)["Item"])).max(1.0);
+        }
+        is_over
     }
 
     /// Counts what a call was billed. A write that was refused is billed by the larger of the item
@@ -222,6 +262,10 @@ impl Wire {
                 return Ok(answer(200, &json!({ "UnprocessedKeys": keys })));
             }
             _ => {}
+        }
+        if self.throttles(&operation, &request) {
+            let code = "ProvisionedThroughputExceededException";
+            return Ok(error_answer(400, code, "as planned"));
         }
         if self.state().metered && operation.ends_with("Item") && operation != "BatchGetItem" {
             ask_for_capacity(&mut request);

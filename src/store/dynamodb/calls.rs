@@ -30,7 +30,7 @@ impl DynamoDbStore {
         condition: Expression,
     ) -> Result<Verdict, StoreError> {
         let doubt = Doubt::default();
-        let sent = self
+        let call = self
             .client
             .put_item()
             .table_name(&self.table.name)
@@ -38,11 +38,12 @@ impl DynamoDbStore {
             .set_expression_attribute_names(Some(condition.names(&self.table)))
             .set_expression_attribute_values(some(condition.values))
             .condition_expression(condition.text)
-            .return_values_on_condition_check_failure(OnFailure::AllOld)
-            .customize()
-            .interceptor(doubt.clone())
-            .send()
-            .await;
+            .return_values_on_condition_check_failure(OnFailure::AllOld);
+        let send = || {
+            let call = call.clone().customize();
+            call.interceptor(doubt.clone()).send()
+        };
+        let sent = self.pace.small(send).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
             Err(error) => match error.as_service_error() {
@@ -66,7 +67,7 @@ impl DynamoDbStore {
         names.extend(condition.names(&self.table));
         let mut values = update.values;
         values.extend(condition.values);
-        let sent = self
+        let call = self
             .client
             .update_item()
             .table_name(&self.table.name)
@@ -75,11 +76,12 @@ impl DynamoDbStore {
             .set_expression_attribute_values(some(values))
             .update_expression(update.text)
             .condition_expression(condition.text)
-            .return_values_on_condition_check_failure(OnFailure::AllOld)
-            .customize()
-            .interceptor(doubt.clone())
-            .send()
-            .await;
+            .return_values_on_condition_check_failure(OnFailure::AllOld);
+        let send = || {
+            let call = call.clone().customize();
+            call.interceptor(doubt.clone()).send()
+        };
+        let sent = self.pace.small(send).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
             Err(error) => match error.as_service_error() {
@@ -109,7 +111,7 @@ impl DynamoDbStore {
         on_failure: OnFailure,
     ) -> Result<Verdict, StoreError> {
         let doubt = Doubt::default();
-        let sent = self
+        let call = self
             .client
             .delete_item()
             .table_name(&self.table.name)
@@ -117,11 +119,12 @@ impl DynamoDbStore {
             .set_expression_attribute_names(Some(condition.names(&self.table)))
             .set_expression_attribute_values(some(condition.values))
             .condition_expression(condition.text)
-            .return_values_on_condition_check_failure(on_failure)
-            .customize()
-            .interceptor(doubt.clone())
-            .send()
-            .await;
+            .return_values_on_condition_check_failure(on_failure);
+        let send = || {
+            let call = call.clone().customize();
+            call.interceptor(doubt.clone()).send()
+        };
+        let sent = self.pace.small(send).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
             Err(error) => match error.as_service_error() {

@@ -75,7 +75,9 @@ impl DynamoDbStore {
                 .await?;
             set_answer(binary(head.to_bytes()), chunks, expires_at)
         };
-        match self.update(&holder.key, update, is_held_by(holder)).await? {
+        let verdict = self.update(&holder.key, update, is_held_by(holder)).await?;
+        self.end_upload(&holder.key, holder.owner, answer.head);
+        match verdict {
             Verdict::Applied => Ok(Fenced::Applied),
             Verdict::Refused(seen) => {
                 let seen = self.refuser(&holder.key, seen).await?;

@@ -11,6 +11,7 @@ mod error;
 mod expression;
 mod fenced;
 mod item;
+mod pace;
 mod payload;
 mod sweep;
 mod table;
@@ -24,8 +25,9 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 
-use self::chunks::{INLINE, MOST_INLINE};
+use self::chunks::{INLINE, MOST_INLINE, Uploads};
 use self::item::Found;
+use self::pace::Pace;
 use self::table::{Layout, Misfit, Table};
 use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
@@ -167,7 +169,10 @@ pub use self::trouble::TableError;
 /// [`may_have_been_applied`](StoreError::may_have_been_applied) looks at each try that the SDK
 /// made, not only at the last one. The SDK's error is the source.
 ///
-/// Retries are the SDK's. A try that repeats one whose answer was lost finds its own record and
+/// Retries are the SDK's. A write that is throttled all the same is tried again for 3 s, and no
+/// chunk is written by this process meanwhile; a chunk is tried again by itself, and one that was
+/// written is not written again when the completion is made anew. How many chunks are on their way
+/// follows what DynamoDB lets through. A try that repeats one whose answer was lost finds its own record and
 /// gives what the first one would have given.
 ///
 /// # Rust
@@ -181,6 +186,8 @@ pub struct DynamoDbStore {
     /// Why no call can succeed, if none can.
     misfit: Option<Misfit>,
     most_inline: usize,
+    pace: Arc<Pace>,
+    uploads: Arc<Uploads>,
 }
 
 impl DynamoDbStore {
@@ -195,6 +202,8 @@ impl DynamoDbStore {
             client,
             misfit: table.misfit(),
             most_inline: INLINE,
+            pace: Arc::default(),
+            uploads: Arc::default(),
             table: Arc::new(table),
         }
     }
