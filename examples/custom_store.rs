@@ -102,6 +102,7 @@ impl Store for MapStore {
 
 #[tokio::main]
 async fn main() {
+    // Among its tests, `tower_idempotency::conformance!(make_store)` makes one of each behaviour.
     conformance::all(MapStore::default()).await;
     println!("the store conforms");
 

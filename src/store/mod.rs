@@ -16,8 +16,9 @@
 //! | [`Tiered`], one store over another | as its far tier | as its far tier |
 //!
 //! [`SharedStore`] stands for any of them when the choice is made at run time. To write one of
-//! your own, see `examples/custom_store.rs`, and hold it to the suite in
-//! `testing::conformance` (feature `test-util`).
+//! your own, see `examples/custom_store.rs`, and hold it to the suite in `testing::conformance`
+//! (feature `test-util`): the macro `conformance!` makes a test of each behaviour that a store has
+//! to have.
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb;

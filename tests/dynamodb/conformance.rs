@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::Client;
 use tower_idempotency::store::{Attribute, DynamoDbStore};
-use tower_idempotency::testing::conformance;
+use tower_idempotency::testing::conformance::{Capabilities, Suite};
 
 use crate::support::{Dynamo, config, unique};
 
@@ -43,7 +43,9 @@ fn layouts(client: &Client) -> [DynamoDbStore; 5] {
 
 async fn conforms(store: DynamoDbStore) {
     store.create_table().await.expect("the table is made");
-    conformance::all(store).await;
+    let make_store = move || std::future::ready(store.clone());
+    let can = Capabilities::all().largest_answer(DynamoDbStore::MAX_ANSWER);
+    Suite::made_by(make_store, can).all().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
