@@ -4,6 +4,7 @@
 //! long as it says.
 
 mod alive;
+mod broken;
 mod classes;
 mod clocked;
 mod conformance;

@@ -1,0 +1,71 @@
+//! What a store gets wrong.
+
+/// One mistake that a store may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mistake {
+    /// The store that keeps all its promises.
+    None,
+    // Claims.
+    ChecksThenInserts,
+    RepeatedClaimIsInProgress,
+    RepeatedClaimGetsANewToken,
+    ReplaysToAnotherCaller,
+    ComparesTheRequestFirst,
+    ReplaysAnotherRequest,
+    TrustsAnUnknownRecipe,
+    IgnoresAcceptedRecipes,
+    TellsTheWrongStart,
+    // Takeovers.
+    IgnoresTakeOver,
+    IgnoresTheSkew,
+    IgnoresTheLiving,
+    KeepsTheToken,
+    TakesTheTokenFromTheClock,
+    CountsNoAttempts,
+    ForgetsTheAge,
+    NeverTakesOver,
+    TakesOverWhenTimeRunsBack,
+    ShortensTheLease,
+    NeverWakes,
+    // Ends.
+    CompletesWithoutACondition,
+    CompletesTwice,
+    RefusesARepeatedCompletion,
+    CompletesAfterLooking,
+    RefusesALapsedOwner,
+    TellsLosersNothing,
+    ReleasesWithoutAFence,
+    ReleasesAfterLooking,
+    ReleasesWhatIsCompleted,
+    FreesAnOrphan,
+    OrphansWhatIsReleased,
+    ForgetsTheStatus,
+    CountsAnOrphansRetentionFromItsClaim,
+    // Renewals.
+    RenewsWithoutAFence,
+    RenewsAfterLooking,
+    RenewsWhatIsCompleted,
+    RenewsBackwards,
+    RenewsNothing,
+    RefusesToRenewALapsedLease,
+    RenewsTheLeaseAlone,
+    FreesARenewedOrphan,
+    // Records.
+    ForgetsWhatIsHeld,
+    KeepsAnswersForEver,
+    HoldsAnswersBack,
+    ReadsAReplica,
+    KeepsOrphansForEver,
+    FailsOnLargeAnswers,
+    CutsAnswersAt16Bits,
+    WritesWhatItRefuses,
+    GetShowsWhatHasExpired,
+    GetShowsAnswersOnly,
+    RemoveSaysFalse,
+    RemovesOnlyAnswers,
+    // Clocks and handles.
+    GoesByTheCallersClock,
+    KeepsTheStart,
+    EachHandleApart,
+    ForgetsWhenClosed,
+}
