@@ -518,6 +518,8 @@ macro_rules! __conformance_behaviours {
             remove_forgets_a_key
             remove_says_whether_there_was_a_record
             a_waiter_if_there_is_one_sees_the_end
+            a_claim_that_was_dropped_half_way_can_be_made_again
+            a_completion_that_was_dropped_half_way_can_be_made_again
             another_handle_sees_the_same_records
             of_many_claims_through_two_handles_one_gets_the_lease
             records_survive_their_store

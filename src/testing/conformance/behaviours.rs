@@ -11,6 +11,7 @@
 mod answers;
 mod claims;
 mod completions;
+mod dropped;
 mod handles;
 mod orphans;
 mod races;
@@ -22,6 +23,7 @@ mod times;
 pub use self::answers::*;
 pub use self::claims::*;
 pub use self::completions::*;
+pub use self::dropped::*;
 pub use self::handles::*;
 pub use self::orphans::*;
 pub use self::races::*;

@@ -417,6 +417,16 @@ pub(super) const fn completion(payload: &'static [u8]) -> Completion {
     Completion::new(Bytes::from_static(payload), RETENTION)
 }
 
+/// Returns so many bytes, of nearly all values.
+pub(super) fn payload(size: usize) -> Bytes {
+    let all: [u8; 256] = std::array::from_fn(|value| value as u8);
+    // An odd number of bytes, so that no two blocks of a power of two are the same.
+    let some = &all[..251];
+    let mut payload = some.repeat(size.div_ceil(some.len()));
+    payload.truncate(size);
+    payload.into()
+}
+
 /// Breaks `promise` with what was `got` in the place of what is `expected`, unless it `holds`.
 pub(super) fn expect(holds: bool, promise: &str, expected: &str, got: &dyn fmt::Debug) -> Kept {
     match holds {

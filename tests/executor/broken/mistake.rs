@@ -7,6 +7,7 @@ pub(super) enum Mistake {
     None,
     // Claims.
     ChecksThenInserts,
+    LocksThenInserts,
     RepeatedClaimIsInProgress,
     RepeatedClaimGetsANewToken,
     ReplaysToAnotherCaller,
@@ -32,6 +33,7 @@ pub(super) enum Mistake {
     CompletesTwice,
     RefusesARepeatedCompletion,
     CompletesAfterLooking,
+    DeletesThenInserts,
     RefusesALapsedOwner,
     TellsLosersNothing,
     ReleasesWithoutAFence,

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::task::yield_now;
 use tower_idempotency::record::{
-    ClaimRequest, FencingToken, Holder, Identity, Lease, Liveness, RecipeId, Record, Renewal, Seen,
+    ClaimRequest, FencingToken, Holder, Identity, Lease, Liveness, Owner, RecipeId, Record,
+    Renewal, Seen,
 };
 use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store, Waiter};
 use tower_idempotency::testing::ManualClock;
@@ -244,6 +245,12 @@ impl Store for BrokenStore {
         if self.has(Mistake::ChecksThenInserts) {
             yield_now().await;
         }
+        if let (true, Some(lease)) = (self.has(Mistake::LocksThenInserts), &written) {
+            let mut lock = lease.clone();
+            lock.owner = Owner::from_bytes([0; 16]);
+            self.put(*request.key, Some(Record::InProgress(lock)));
+            yield_now().await;
+        }
         if let Some(lease) = written {
             self.put(*request.key, Some(Record::InProgress(lease)));
         }
@@ -333,6 +340,14 @@ impl Store for BrokenStore {
                     }
                     Err(lost) => lost.or_repeated(&completion),
                 });
+            }
+            (M::DeletesThenInserts, Some(Record::InProgress(lease)))
+                if lease.owner == holder.owner =>
+            {
+                self.put(holder.key, None);
+                yield_now().await;
+                self.put(holder.key, Some(record(lease.created_at)));
+                return Ok(Fenced::Applied);
             }
             _ => {}
         }

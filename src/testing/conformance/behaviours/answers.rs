@@ -6,7 +6,8 @@ use crate::record::Lease;
 use crate::store::{Completion, Fenced, Store};
 use crate::testing::conformance::NotKept;
 use crate::testing::conformance::key::{
-    Kept, LAPSE, RETENTION, SECOND, TestKey, expect, expect_eq, expect_time, is_applied, succeeds,
+    Kept, LAPSE, RETENTION, SECOND, TestKey, expect, expect_eq, expect_time, is_applied, payload,
+    succeeds,
 };
 
 /// To those who may take over and to those who may not, with the identity and times of its record.
@@ -112,16 +113,6 @@ pub async fn an_answer_is_forgotten_when_it_expires<St: Store>(key: TestKey<St>)
     expect_time(promise, lease.created_at, next.now)?;
     key.completes(&lease, b"second").await?;
     next.is_answered(b"second").await.map(drop)
-}
-
-/// Returns so many bytes, of nearly all values.
-fn payload(size: usize) -> Bytes {
-    let all: [u8; 256] = std::array::from_fn(|value| value as u8);
-    // An odd number of bytes, so that no two blocks of a power of two are the same.
-    let some = &all[..251];
-    let mut payload = some.repeat(size.div_ceil(some.len()));
-    payload.truncate(size);
-    payload.into()
 }
 
 async fn complete<St: Store>(key: &TestKey<St>, lease: &Lease, answer: Bytes) -> Kept<Fenced> {
