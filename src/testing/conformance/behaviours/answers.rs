@@ -10,7 +10,8 @@ use crate::testing::conformance::key::{
     succeeds,
 };
 
-/// To those who may take over and to those who may not, with the identity and times of its record.
+/// Every claim gets it, with the identity and the times of its record, whether it may take over or
+/// not.
 pub async fn a_completed_key_gives_its_answer<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     key.completes(&lease, b"answer").await?;
@@ -34,13 +35,13 @@ pub async fn a_completed_key_gives_its_answer<St: Store>(key: TestKey<St>) -> Ke
     Ok(())
 }
 
-/// From none to some hundred kilobytes, over the limits of an 8-bit and a 16-bit length.
+/// The sizes go from 0 to 300,000 bytes, across the limits of 8-bit and 16-bit lengths.
 pub async fn an_answer_of_any_size_and_bytes_comes_back<St: Store>(key: TestKey<St>) -> Kept {
     let sizes = [0, 1, 255, 256, 4_096, 65_535, 65_536, 70_000, 300_000];
     answers_come_back(&key, &sizes).await
 }
 
-/// Over the limit of an item in a table, and of a parameter or a packet by default.
+/// The sizes go from 350,001 bytes to more than 1 MiB, across common limits of items and packets.
 pub async fn an_answer_of_a_mebibyte_comes_back<St: Store>(key: TestKey<St>) -> Kept {
     let sizes = [350_001, 400 << 10, (1 << 20) - 1, (1 << 20) + 1];
     answers_come_back(&key, &sizes).await

@@ -82,7 +82,7 @@ pub async fn a_key_that_is_held_is_in_progress_for_others<St: Store>(key: TestKe
     }
 }
 
-/// Whatever the state of the record.
+/// The state of the record makes no difference.
 pub async fn another_request_with_the_key_is_refused<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     let other = || key.claim().for_another_request();
@@ -94,7 +94,7 @@ pub async fn another_request_with_the_key_is_refused<St: Store>(key: TestKey<St>
     other().is_reused().await
 }
 
-/// Whatever the state of the record.
+/// The state of the record makes no difference.
 pub async fn another_caller_with_the_key_is_refused<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     let other = || key.claim().by_another_caller();
@@ -114,7 +114,7 @@ pub async fn callers_are_compared_before_requests<St: Store>(key: TestKey<St>) -
     other().is_another_callers().await
 }
 
-/// Nobody can say whether it is the same request, but a run in flight can be told.
+/// While its lease is alive it is in progress; after that the claim is told the recipe of the record.
 pub async fn a_record_of_an_unknown_recipe_is_in_progress_or_not_compared<St: Store>(
     key: TestKey<St>,
 ) -> Kept {
@@ -127,7 +127,7 @@ pub async fn a_record_of_an_unknown_recipe_is_in_progress_or_not_compared<St: St
     other().is_not_compared(recipe).await
 }
 
-/// While in progress, as an orphan, and completed.
+/// This holds while the record is in progress, when it is an orphan, and when it is completed.
 pub async fn a_record_is_compared_by_a_recipe_that_is_accepted<St: Store>(
     key: TestKey<St>,
 ) -> Kept {
@@ -156,7 +156,7 @@ pub async fn a_record_is_compared_by_a_recipe_that_is_accepted<St: Store>(
     expect_eq(promise, &completed.identity, &next.identity)
 }
 
-/// For any request, as a first attempt.
+/// Any request may claim it, and gets a first attempt.
 pub async fn a_released_key_can_be_claimed<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     key.releases(&lease, Release::Free).await?;

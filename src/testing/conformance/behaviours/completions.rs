@@ -25,7 +25,7 @@ pub async fn an_owner_completes_once<St: Store>(key: TestKey<St>) -> Kept {
     key.claim().is_answered(b"answer").await.map(drop)
 }
 
-/// A release that comes late, of either kind, leaves the answer.
+/// A late release of either kind leaves the answer as it is.
 pub async fn a_release_after_completion_removes_nothing<St: Store>(key: TestKey<St>) -> Kept {
     for end in [Release::Free, orphan()] {
         let key = key.another();
@@ -38,7 +38,7 @@ pub async fn a_release_after_completion_removes_nothing<St: Store>(key: TestKey<
     Ok(())
 }
 
-/// A renewal that comes late leaves the answer.
+/// A late renewal leaves the answer as it is.
 pub async fn a_renewal_after_completion_does_not_reopen_the_key<St: Store>(
     key: TestKey<St>,
 ) -> Kept {
@@ -91,7 +91,8 @@ pub async fn only_the_owner_renews<St: Store>(key: TestKey<St>) -> Kept {
     key.claim().after(LAPSE).acquires().await.map(drop)
 }
 
-/// While the successor runs, and when it has completed: then it is told the answer.
+/// This holds while the successor runs, and when it has completed. Then the refused completion is
+/// told the successor's answer.
 pub async fn a_completion_after_a_takeover_is_refused<St: Store>(key: TestKey<St>) -> Kept {
     let late = key.acquired().await?;
     let successor = key.claim().after(LAPSE).acquires().await?;
@@ -106,7 +107,7 @@ pub async fn a_completion_after_a_takeover_is_refused<St: Store>(key: TestKey<St
     retry.is_answered(b"answer").await.map(drop)
 }
 
-/// While the successor runs, and when it has completed.
+/// This holds while the successor runs, and when it has completed.
 pub async fn a_release_after_a_takeover_is_refused<St: Store>(key: TestKey<St>) -> Kept {
     for end in [Release::Free, orphan()] {
         let key = key.another();
@@ -122,7 +123,7 @@ pub async fn a_release_after_a_takeover_is_refused<St: Store>(key: TestKey<St>) 
     Ok(())
 }
 
-/// Its answer is not recorded for a request that comes after it.
+/// The answer is not recorded, neither on the free key nor for the attempt that claims it next.
 pub async fn a_completion_after_a_release_is_refused<St: Store>(key: TestKey<St>) -> Kept {
     let late = key.acquired().await?;
     key.releases(&late, Release::Free).await?;
@@ -133,7 +134,7 @@ pub async fn a_completion_after_a_release_is_refused<St: Store>(key: TestKey<St>
     key.completes(&next, b"answer").await
 }
 
-/// Neither the key, which is free, nor the attempt that claimed it since.
+/// The key stays free, and an attempt that has claimed it since keeps its lease.
 pub async fn a_repeated_release_changes_nothing<St: Store>(key: TestKey<St>) -> Kept {
     let late = key.acquired().await?;
     key.releases(&late, Release::Free).await?;
@@ -152,7 +153,7 @@ pub async fn a_repeated_release_changes_nothing<St: Store>(key: TestKey<St>) -> 
     key.completes(&next, b"answer").await
 }
 
-/// It finds its lease lost, and a later attempt is not touched.
+/// The attempt has lost its lease, and the key can be claimed.
 pub async fn a_completion_after_a_removal_is_refused<St: Store>(key: TestKey<St>) -> Kept {
     let late = key.acquired().await?;
     key.remove().await?;

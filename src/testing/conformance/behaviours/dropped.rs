@@ -1,4 +1,4 @@
-//! Calls that nobody waits for any more: their futures are dropped half-way.
+//! Calls whose futures are dropped half-way, because nobody waits for them any more.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -10,7 +10,7 @@ use crate::testing::conformance::key::{Kept, TestKey, completion, is_applied, pa
 /// How far a call comes before it is dropped, in polls.
 const POLLS: [usize; 5] = [1, 2, 3, 5, 8];
 
-/// It was applied or it was not; its owner gets the lease, and holds it alone.
+/// The claim was applied or not. Its owner gets the lease when it claims again.
 pub async fn a_claim_that_was_dropped_half_way_can_be_made_again<St: Store>(
     key: TestKey<St>,
 ) -> Kept {
@@ -25,7 +25,7 @@ pub async fn a_claim_that_was_dropped_half_way_can_be_made_again<St: Store>(
     Ok(())
 }
 
-/// It was applied or it was not; in between there is nothing, and no part of an answer.
+/// The completion was applied or not. When it is made again, the whole answer is recorded.
 pub async fn a_completion_that_was_dropped_half_way_can_be_made_again<St: Store>(
     key: TestKey<St>,
 ) -> Kept {

@@ -9,7 +9,7 @@ use super::races::{RACERS, ROUNDS, won};
 use crate::store::Store;
 use crate::testing::conformance::key::{Kept, TestKey, expect_eq, is_refused, orphan};
 
-/// Leases, orphans and answers, whichever of the two wrote them.
+/// Leases, orphans and answers are seen by both, whichever of the two wrote them.
 pub async fn another_handle_sees_the_same_records<St: Store>(key: TestKey<St>) -> Kept {
     let here = key;
     let there = here.through_another_handle().await?;
@@ -30,7 +30,7 @@ pub async fn another_handle_sees_the_same_records<St: Store>(key: TestKey<St>) -
     Ok(())
 }
 
-/// At the same time, from many tasks, half of them through another handle.
+/// The claims come from many tasks at the same time, half of them through another handle.
 pub async fn of_many_claims_through_two_handles_one_gets_the_lease<St: Store>(
     key: TestKey<St>,
 ) -> Kept {
@@ -56,7 +56,7 @@ pub async fn of_many_claims_through_two_handles_one_gets_the_lease<St: Store>(
     Ok(())
 }
 
-/// Its leases, with their tokens, and its answers.
+/// Leases and answers are there when the store is made again.
 pub async fn records_survive_their_store<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     let key = key.reopened().await?;

@@ -5,7 +5,7 @@ use crate::testing::conformance::key::{
     Kept, LAPSE, RETENTION, SECOND, TestKey, expect, expect_eq, expect_time, is_applied, orphan,
 };
 
-/// Without waiting for the lease to lapse, for those who may take over and for those who may not.
+/// Claims need not wait for the lease to lapse.
 pub async fn an_orphaning_release_leaves_an_orphan_at_once<St: Store>(key: TestKey<St>) -> Kept {
     let first = key.acquired().await?;
     key.releases(&first, orphan()).await?;
@@ -20,7 +20,7 @@ pub async fn an_orphaning_release_leaves_an_orphan_at_once<St: Store>(key: TestK
     expect(second.token > first.token, promise, "a higher one", &second)
 }
 
-/// Those who find it see it; an attempt that takes over has none.
+/// Claims that find the orphan see the status; an attempt that takes over has none.
 pub async fn an_orphan_keeps_the_status_it_ended_with<St: Store>(key: TestKey<St>) -> Kept {
     let first = key.acquired().await?;
     key.releases(&first, orphan()).await?;
@@ -42,8 +42,8 @@ pub async fn a_repeated_orphaning_release_is_applied<St: Store>(key: TestKey<St>
     stays.is_orphaned().await.map(drop)
 }
 
-/// It was sent before the release, and comes after it. It may hold the key for a lease more, but
-/// neither frees nor forgets it.
+/// A renewal that was sent before the release and arrives after it may hold the key for a lease more.
+/// Then the key is an orphan again, with the same status.
 pub async fn a_renewal_after_an_orphaning_release_frees_nothing<St: Store>(
     key: TestKey<St>,
 ) -> Kept {
@@ -62,7 +62,7 @@ pub async fn a_renewal_after_an_orphaning_release_frees_nothing<St: Store>(
     expect_eq(promise, &next.attempt, &2)
 }
 
-/// For those who may not take over, too; as a first attempt.
+/// The next claim is a first attempt, also if it may not take over.
 pub async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(key: TestKey<St>) -> Kept {
     let first = key.acquired().await?;
     let after = key.claim().after(RETENTION + SECOND).without_taking_over();
@@ -73,7 +73,7 @@ pub async fn an_orphan_is_forgotten_when_its_retention_ends<St: Store>(key: Test
     expect(second.token > first.token, promise, "a higher one", &second)
 }
 
-/// Not from its claim: a run may take longer than the retention.
+/// It does not count from the claim, since a run may take longer than the retention.
 pub async fn an_orphans_retention_counts_from_its_end<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired_for_a_second().await?;
     let end = 10 * SECOND;

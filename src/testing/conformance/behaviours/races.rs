@@ -19,7 +19,7 @@ const CLAIM_ROUNDS: usize = 20;
 /// How often every other race is run.
 pub(super) const ROUNDS: usize = 10;
 
-/// And each other finds it in progress.
+/// Every other claim finds the key in progress.
 pub async fn of_many_claims_one_gets_the_lease<St: Store>(key: TestKey<St>) -> Kept {
     for _ in 0..CLAIM_ROUNDS {
         one_claim_wins(&key.another(), Duration::ZERO).await?;
@@ -27,7 +27,7 @@ pub async fn of_many_claims_one_gets_the_lease<St: Store>(key: TestKey<St>) -> K
     Ok(())
 }
 
-/// And each other finds it in progress.
+/// Every other claim finds the key in progress.
 pub async fn of_many_claims_one_takes_an_orphan_over<St: Store>(key: TestKey<St>) -> Kept {
     for _ in 0..CLAIM_ROUNDS {
         let key = key.another();
@@ -37,7 +37,7 @@ pub async fn of_many_claims_one_takes_an_orphan_over<St: Store>(key: TestKey<St>
     Ok(())
 }
 
-/// At the very moment when its answer expires.
+/// The claims come when the answer of the key expires. Every other one finds the key in progress.
 pub async fn of_many_claims_one_gets_a_key_that_expires<St: Store>(key: TestKey<St>) -> Kept {
     for _ in 0..ROUNDS {
         let key = key.another();
@@ -78,8 +78,8 @@ pub(super) fn won(claim: &Claim) -> Kept<bool> {
     }
 }
 
-/// The owner finishes as its lease is taken over: either its answer is recorded, and the claim gets
-/// that, or the claim gets the lease, and the owner hears so.
+/// The owner completes as its lapsed lease is taken over. Either the answer is recorded and the claim
+/// gets it, or the claim gets the lease and the completion is refused.
 pub async fn of_completion_and_takeover_one_wins<St: Store>(key: TestKey<St>) -> Kept {
     for round in 0..ROUNDS {
         let key = key.another();
@@ -89,7 +89,8 @@ pub async fn of_completion_and_takeover_one_wins<St: Store>(key: TestKey<St>) ->
     Ok(())
 }
 
-/// The same where the lapsed record has expired, too, so that the claim is a first attempt.
+/// The record has expired, so the claim is a first attempt. Either the answer is recorded and the
+/// claim gets it, or the claim gets the lease and the completion is refused.
 pub async fn of_completion_and_claim_at_expiry_one_wins<St: Store>(key: TestKey<St>) -> Kept {
     for round in 0..ROUNDS {
         let key = key.another();
@@ -140,7 +141,7 @@ async fn one_of_completion_and_claim<St: Store>(
     }
 }
 
-/// The owner renews as its lease is taken over: one of them has it.
+/// The owner renews as its lapsed lease is taken over. One of the two has the lease.
 pub async fn of_renewal_and_takeover_one_wins<St: Store>(key: TestKey<St>) -> Kept {
     for round in 0..ROUNDS {
         let key = key.another();
@@ -171,7 +172,7 @@ pub async fn of_renewal_and_takeover_one_wins<St: Store>(key: TestKey<St>) -> Ke
     Ok(())
 }
 
-/// The owner releases as its lease is taken over: the claim gets the lease, and keeps it.
+/// The owner releases as its lapsed lease is taken over. The claim gets the lease and keeps it.
 pub async fn a_release_never_frees_a_successors_lease<St: Store>(key: TestKey<St>) -> Kept {
     for round in 0..ROUNDS {
         let key = key.another();
@@ -194,7 +195,7 @@ pub async fn a_release_never_frees_a_successors_lease<St: Store>(key: TestKey<St
     Ok(())
 }
 
-/// With different answers: one is recorded, and the others are told that.
+/// Their answers differ. One is recorded, and the other completions are told which.
 pub async fn of_many_completions_by_one_owner_one_is_recorded<St: Store>(key: TestKey<St>) -> Kept {
     const ANSWERS: [&[u8]; 4] = [b"first", b"second", b"third", b"fourth"];
     for _ in 0..ROUNDS {
@@ -231,7 +232,7 @@ pub async fn of_many_completions_by_one_owner_one_is_recorded<St: Store>(key: Te
     Ok(())
 }
 
-/// An answer is given or it is not: a claim that was answered is never followed by one that is not.
+/// After a claim that got the answer, no claim finds the key in progress.
 pub async fn an_answer_once_given_is_given_to_all<St: Store>(key: TestKey<St>) -> Kept {
     for round in 0..ROUNDS {
         let key = key.another();

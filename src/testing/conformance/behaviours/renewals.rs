@@ -8,7 +8,7 @@ use crate::testing::conformance::key::{
     is_refused, succeeds,
 };
 
-/// From the renewal on, and no longer.
+/// The lease counts from the renewal, and lapses after that.
 pub async fn a_renewed_lease_lives_longer<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     key.renews_at(&lease, key.at(LEASE)).await?;
@@ -16,7 +16,7 @@ pub async fn a_renewed_lease_lives_longer<St: Store>(key: TestKey<St>) -> Kept {
     key.claim().after(LAPSE + LEASE).acquires().await.map(drop)
 }
 
-/// One that was sent before another, and comes after it, takes nothing back.
+/// A renewal that was sent before another and arrives after it changes nothing.
 pub async fn a_renewal_never_moves_a_deadline_back<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     for sent_at in [LEASE, Duration::ZERO] {
@@ -25,7 +25,7 @@ pub async fn a_renewal_never_moves_a_deadline_back<St: Store>(key: TestKey<St>) 
     key.claim().after(LAPSE).is_in_progress().await
 }
 
-/// So that a holder which is not heard of again leaves an orphan that is kept long enough.
+/// If the holder is not heard of again, its orphan is kept for the retention of the renewal.
 pub async fn a_renewal_moves_the_expiry_of_the_record<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired_for_a_second().await?;
     key.renews_at(&lease, key.at(LEASE)).await?;
@@ -34,7 +34,7 @@ pub async fn a_renewal_moves_the_expiry_of_the_record<St: Store>(key: TestKey<St
     stays.is_orphaned().await.map(drop)
 }
 
-/// The lease has lapsed, but nobody took it.
+/// The deadline is not part of the fence.
 pub async fn a_lapsed_lease_that_nobody_took_can_be_renewed<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired().await?;
     let renewed = key.renew_at(&lease, key.at(LAPSE)).await?;
@@ -42,7 +42,7 @@ pub async fn a_lapsed_lease_that_nobody_took_can_be_renewed<St: Store>(key: Test
     key.claim().after(LAPSE).is_in_progress().await
 }
 
-/// And gives its successor no longer lease.
+/// The lease of the successor does not become longer.
 pub async fn a_renewal_after_a_takeover_is_refused<St: Store>(key: TestKey<St>) -> Kept {
     let late = key.acquired().await?;
     let successor = key.claim().after(LAPSE).acquires().await?;
@@ -71,7 +71,7 @@ pub async fn a_live_lease_outlives_its_records_expiry<St: Store>(key: TestKey<St
     retry.is_answered(b"answer").await.map(drop)
 }
 
-/// Nor when it is not renewed: the holder may be slow, and a claim may not trust its own clock.
+/// A claim that knows that the holder is alive finds the key in progress, whatever the clocks say.
 pub async fn a_lease_of_a_living_holder_does_not_lapse<St: Store>(key: TestKey<St>) -> Kept {
     let lease = key.acquired_for_a_second().await?;
     for later in [LAPSE, RETENTION + LAPSE] {

@@ -7,7 +7,7 @@ use crate::testing::conformance::key::{
     Kept, LAPSE, LEASE, RETENTION, SECOND, SKEW, TestKey, expect, expect_eq, expect_time,
 };
 
-/// For a lease of its own, that others find in progress.
+/// The lease of the takeover counts from then, and others find the key in progress.
 pub async fn a_lapsed_lease_is_taken_over<St: Store>(key: TestKey<St>) -> Kept {
     key.acquired().await?;
     let second = key.claim().after(LAPSE).acquires().await?;
@@ -18,7 +18,7 @@ pub async fn a_lapsed_lease_is_taken_over<St: Store>(key: TestKey<St>) -> Kept {
     key.completes(&second, b"answer").await
 }
 
-/// So that work can tell that it is not the first.
+/// The work can tell by its number that it is not the first.
 pub async fn a_takeover_is_the_next_attempt<St: Store>(key: TestKey<St>) -> Kept {
     key.acquired().await?;
     for number in [2, 3] {
@@ -30,7 +30,7 @@ pub async fn a_takeover_is_the_next_attempt<St: Store>(key: TestKey<St>) -> Kept
     Ok(())
 }
 
-/// So that what the work writes to can tell the two apart.
+/// A system that the work writes to can refuse the lower token.
 pub async fn a_takeover_gets_a_higher_token<St: Store>(key: TestKey<St>) -> Kept {
     let first = key.acquired().await?;
     let second = key.claim().after(LAPSE).acquires().await?;
@@ -42,7 +42,7 @@ pub async fn a_takeover_gets_a_higher_token<St: Store>(key: TestKey<St>) -> Kept
     )
 }
 
-/// So that an answer tells how old its key is.
+/// The lease and its answer tell when the key was first claimed.
 pub async fn a_takeover_keeps_the_age_of_the_key<St: Store>(key: TestKey<St>) -> Kept {
     key.acquired().await?;
     let second = key.claim().after(LAPSE).acquires().await?;
@@ -53,7 +53,7 @@ pub async fn a_takeover_keeps_the_age_of_the_key<St: Store>(key: TestKey<St>) ->
     expect_time(promise, completed.created_at, key.start)
 }
 
-/// Up to and including the margin it is alive.
+/// Up to and including the margin, the lease is alive.
 pub async fn a_lease_lapses_only_after_the_clock_skew<St: Store>(key: TestKey<St>) -> Kept {
     key.acquired().await?;
     for later in [LEASE, LEASE + Duration::from_millis(1), LEASE + SKEW] {
@@ -66,7 +66,7 @@ pub async fn a_lease_lapses_only_after_the_clock_skew<St: Store>(key: TestKey<St
     Ok(())
 }
 
-/// Again and again, until a claim comes that may.
+/// It stays an orphan for each such claim, and one that may take over gets it.
 pub async fn an_orphan_is_held_for_those_who_may_not_take_over<St: Store>(
     key: TestKey<St>,
 ) -> Kept {

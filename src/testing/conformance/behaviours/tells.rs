@@ -7,7 +7,7 @@ use crate::testing::conformance::key::{
     Kept, RETENTION, SECOND, TestKey, expect_eq, expect_time, is_applied, orphan,
 };
 
-/// Nothing, then the lease, then the answer.
+/// A look finds no record, then the lease, then the answer.
 pub async fn get_shows_what_is_there<St: Store>(key: TestKey<St>) -> Kept {
     let record = key.get_at(key.start).await?;
     expect_eq("a key that nobody claimed has no record", &record, &None)?;
@@ -38,7 +38,7 @@ pub async fn get_shows_what_is_there<St: Store>(key: TestKey<St>) -> Kept {
     }
 }
 
-/// Neither an answer nor an orphan.
+/// Neither an answer nor an orphan is shown after its retention.
 pub async fn get_hides_what_has_expired<St: Store>(key: TestKey<St>) -> Kept {
     let promise = "a record that has expired is not shown";
     let answered = key.another();
@@ -51,7 +51,7 @@ pub async fn get_hides_what_has_expired<St: Store>(key: TestKey<St>) -> Kept {
     expect_eq(promise, &key.get_at(after).await?, &None)
 }
 
-/// In progress or completed: the next claim is a first attempt.
+/// The record may be in progress or completed. The next claim is a first attempt.
 pub async fn remove_forgets_a_key<St: Store>(key: TestKey<St>) -> Kept {
     for is_completed in [false, true] {
         let lease = key.acquired().await?;
@@ -70,7 +70,7 @@ pub async fn remove_forgets_a_key<St: Store>(key: TestKey<St>) -> Kept {
     )
 }
 
-/// In progress, completed, or none.
+/// The record may be in progress, completed, or absent.
 pub async fn remove_says_whether_there_was_a_record<St: Store>(key: TestKey<St>) -> Kept {
     let promise = "a removal says that there was no record";
     expect_eq(promise, &key.remove().await?, &false)?;
@@ -87,7 +87,7 @@ pub async fn remove_says_whether_there_was_a_record<St: Store>(key: TestKey<St>)
     Ok(())
 }
 
-/// However the attempt ends. A store that cannot see the end gives no waiter.
+/// The attempt may end in any way. A store that cannot see the end gives no waiter.
 pub async fn a_waiter_if_there_is_one_sees_the_end<St: Store>(key: TestKey<St>) -> Kept {
     for end in 0..4 {
         let key = key.another();

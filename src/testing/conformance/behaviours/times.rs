@@ -10,7 +10,8 @@ use crate::testing::conformance::key::{
     succeeds,
 };
 
-/// A claim, a completion and a retry by clocks that are behind by up to the skew.
+/// Claims, completions and retries by a clock that is behind by the skew are decided as by one that
+/// is not.
 pub async fn time_that_runs_back_within_the_skew_changes_nothing<St: Store>(
     key: TestKey<St>,
 ) -> Kept {
@@ -51,7 +52,7 @@ pub async fn time_that_runs_back_within_the_skew_changes_nothing<St: Store>(
     key.completes(&successor, b"answer").await
 }
 
-/// The clock of the one who takes over is behind that of the one before.
+/// A takeover gets a higher token, also if its clock is behind that of the attempt before.
 pub async fn tokens_grow_when_time_runs_back<St: Store>(key: TestKey<St>) -> Kept {
     let first = key.acquired().await?;
     key.releases(&first, orphan()).await?;
@@ -66,7 +67,7 @@ pub async fn tokens_grow_when_time_runs_back<St: Store>(key: TestKey<St>) -> Kep
     )
 }
 
-/// No clock of a caller is compared with it, an hour or two days away.
+/// The clocks of the callers are two days ahead or behind, and make no difference.
 pub async fn a_clock_of_its_own_is_all_it_goes_by<St: Store>(key: TestKey<St>) -> Kept {
     key.suite().needs_a_clock()?;
     const DAYS: Duration = Duration::from_secs(2 * 24 * 60 * 60);
