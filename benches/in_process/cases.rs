@@ -13,9 +13,12 @@ use crate::contestants::{
 };
 use crate::crowd::{self, Crowd};
 use crate::dynamodb::{ours_dynamodb, ours_memory_over_dynamodb};
+use crate::flight;
 use crate::harness::load::{Calls, Keys, Load, Make, Setup, bytes};
 use crate::harness::report::Report;
 use crate::harness::rounds::{Alone, Case};
+use crate::held::{Held, Number};
+use crate::waiters::Waiters;
 
 const KB: usize = 1024;
 const MB: usize = 1024 * KB;
@@ -68,6 +71,7 @@ impl Bench {
                 .lane("bare", "bare", Calls::new(bare, Setup::new(), load.clone()))
                 .lane("floor", "bare", calls(floor))
                 .lane("ours", "bare", calls(ours))
+                .lane("ours again", "ours", calls(ours))
                 .lane("axum", "bare", Calls::new(axum, Setup::new(), load.clone()))
                 .lane(
                     "axum, empty layer",
@@ -146,6 +150,7 @@ impl Bench {
             .lane("bare", "bare", bare_calls(bare))
             .lane("floor", "bare", calls(floor))
             .lane("ours", "floor", calls(ours))
+            .lane("ours again", "ours", calls(ours))
             .lane("ours, near tier alone", "floor", calls(ours_near))
             .lane("ours, tiered", "floor", calls(ours_tiered))
             .lane("ours, SharedStore", "floor", calls(ours_shared))
@@ -179,7 +184,7 @@ impl Bench {
             ("1 MB", MB),
         ] {
             let hash = format!("SHA-256, {size}");
-            let floor_lane = format!("floor, {size}");
+            let (floor_lane, ours_lane) = (format!("floor, {size}"), format!("ours, {size}"));
             let body = bytes(length);
             let load = Load::new(Keys::Known(1_000)).body(length);
             let calls = |make| Calls::guarding(make, Setup::new(), load.clone());
@@ -192,7 +197,8 @@ impl Bench {
                     }),
                 )
                 .lane(&floor_lane, &hash, calls(floor))
-                .lane(&format!("ours, {size}"), &floor_lane, calls(ours));
+                .lane(&ours_lane, &floor_lane, calls(ours))
+                .lane(&format!("ours again, {size}"), &ours_lane, calls(ours));
         }
         let measured = case.measure(self.rounds);
         self.report.add(&measured);
@@ -223,17 +229,16 @@ impl Bench {
             }
             let mut case = Case::new(name);
             for (size, length) in sizes {
-                let floor_lane = format!("floor, {size}");
+                let (floor_lane, ours_lane) = (format!("floor, {size}"), format!("ours, {size}"));
                 let setup = || Setup {
                     answer: bytes(length),
                     ..Setup::new()
                 };
                 let calls = |make| Calls::guarding(make, setup(), Load::new(keys));
-                case = case.lane(&floor_lane, "floor, 200 B", calls(floor)).lane(
-                    &format!("ours, {size}"),
-                    &floor_lane,
-                    calls(ours),
-                );
+                case = case
+                    .lane(&floor_lane, "floor, 200 B", calls(floor))
+                    .lane(&ours_lane, &floor_lane, calls(ours))
+                    .lane(&format!("ours again, {size}"), &ours_lane, calls(ours));
             }
             let measured = case.measure(self.rounds);
             self.report.add(&measured);
@@ -250,7 +255,7 @@ impl Bench {
     }
 
     pub(crate) fn crowds(&mut self) {
-        for (name, keys, bound) in [
+        for (name, keys, to_bare) in [
             ("64 tasks on one key", crowd::Keys::One, 1.25),
             ("64 tasks on distinct keys", crowd::Keys::Distinct, 2.0),
         ] {
@@ -260,18 +265,114 @@ impl Bench {
             let measured = Case::new(name)
                 .lane("bare", "bare", Crowd::bare(keys))
                 .lane("floor", "bare", Crowd::floor(keys))
-                .lane("ours", "bare", Crowd::ours(keys))
-                .lane("ours, waiting", "bare", Crowd::ours_waiting(keys))
-                .lane("ours, tiered", "bare", Crowd::ours_tiered(keys))
+                .lane("ours", "floor", Crowd::ours(keys))
+                .lane("ours again", "ours", Crowd::ours(keys))
+                .lane("ours, waiting", "floor", Crowd::ours_waiting(keys))
+                .lane("ours, tiered", "floor", Crowd::ours_tiered(keys))
                 .measure(self.rounds * 2);
             self.report.add(&measured);
-            for lane in ["floor", "ours"] {
-                let what = format!("{name}: {lane} to bare");
+            // The floor allocates and shares between threads what any such layer has to. What is on
+            // top of it is what this layer can be held to.
+            for (lane, base, bound) in [
+                ("ours", "floor", 2.0),
+                ("floor", "bare", to_bare),
+                ("ours", "bare", to_bare),
+            ] {
+                let what = format!("{name}: {lane} to {base}");
                 self.report.hold(&measured, &what, bound, |round| {
-                    round.ns(lane) / round.ns("bare")
+                    round.ns(lane) / round.ns(base)
                 });
             }
         }
+    }
+
+    /// How the cost of a first run and of a replay grows with the keys that are held.
+    pub(crate) fn keys_held(&mut self, most: u64) {
+        let name = "keys held";
+        if !self.is_wanted(name) {
+            return;
+        }
+        let mut case = Case::new(name);
+        for (size, keys) in [
+            ("1,000", 1_000),
+            ("10,000", 10_000),
+            ("100,000", 100_000),
+            ("1,000,000", 1_000_000),
+            ("10,000,000", 10_000_000),
+        ] {
+            if keys > most {
+                continue;
+            }
+            let [floor, ours, again] = [floor, ours, ours].map(|make| Held::shared(make, keys));
+            for (path, number) in [("first run", Number::Fresh), ("replay", Number::Known)] {
+                let floor_lane = format!("floor, {path}, {size}");
+                let ours_lane = format!("ours, {path}, {size}");
+                let again_lane = format!("ours again, {path}, {size}");
+                let calls = |held| Held::calls(held, number);
+                case = case
+                    .lane(&floor_lane, &format!("floor, {path}, 1,000"), calls(&floor))
+                    .lane(&ours_lane, &floor_lane, calls(&ours))
+                    .lane(&again_lane, &ours_lane, calls(&again));
+            }
+        }
+        let measured = case.measure(self.rounds);
+        self.report.add(&measured);
+    }
+
+    /// What another run costs while so many are in flight.
+    pub(crate) fn runs_in_flight(&mut self) {
+        let name = "runs in flight";
+        if !self.is_wanted(name) {
+            return;
+        }
+        let mut case = Case::new(name);
+        for (size, runs) in [
+            ("10", 10),
+            ("100", 100),
+            ("1,000", 1_000),
+            ("10,000", 10_000),
+            ("100,000", 100_000),
+        ] {
+            let (floor_lane, ours_lane) = (format!("floor, {size}"), format!("ours, {size}"));
+            case = case
+                .lane(&floor_lane, "floor, 10", flight::floor(runs))
+                .lane(&ours_lane, &floor_lane, flight::ours(runs))
+                .lane(
+                    &format!("ours again, {size}"),
+                    &ours_lane,
+                    flight::ours(runs),
+                );
+        }
+        let measured = case.measure(self.rounds);
+        self.report.add(&measured);
+    }
+
+    /// What each of so many costs that wait for one run. The floor refuses them, so the base is a
+    /// service without a layer, whose handler makes them wait.
+    pub(crate) fn waiters(&mut self) {
+        let name = "waiters";
+        if !self.is_wanted(name) {
+            return;
+        }
+        let mut case = Case::new(name);
+        for (size, waiters) in [
+            ("10", 10),
+            ("100", 100),
+            ("1,000", 1_000),
+            ("10,000", 10_000),
+        ] {
+            let (bare_lane, ours_lane) = (format!("bare, {size}"), format!("ours, {size}"));
+            case = case
+                .lane(&bare_lane, "bare, 10", Waiters::bare(waiters))
+                .lane(&ours_lane, &bare_lane, Waiters::ours(waiters))
+                .lane(
+                    &format!("ours again, {size}"),
+                    &ours_lane,
+                    Waiters::ours(waiters),
+                );
+        }
+        let measured = case.measure(self.rounds);
+        self.report.add(&measured);
     }
 
     pub(crate) fn on_dynamodb(&mut self) {
@@ -286,6 +387,7 @@ impl Bench {
             let calls = |make| Calls::guarding(make, Setup::new(), load.clone());
             let measured = Case::new(name)
                 .lane("ours", "ours", calls(ours))
+                .lane("ours again", "ours", calls(ours))
                 .lane("ours, DynamoDB", "ours", calls(ours_dynamodb))
                 .lane(
                     "ours, memory over DynamoDB",

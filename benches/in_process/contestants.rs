@@ -78,10 +78,12 @@ pub(crate) fn layer<St: Store>(setup: &Setup, store: St) -> IdempotencyLayer<St>
     IdempotencyLayer::new(store)
         .retention(setup.retention)
         .max_response_body(16 << 20)
+        .max_runs(usize::MAX)
 }
 
 const CAPACITY: u64 = 1 << 30;
 
 pub(crate) fn memory() -> MemoryStore {
-    MemoryStore::with_capacity(CAPACITY)
+    // Room for ten million records.
+    MemoryStore::with_capacity(16 << 30)
 }
