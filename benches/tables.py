@@ -14,6 +14,9 @@ MADE_BY = {
     "instructions": "benches/instructions/run",
 }
 PEERS = "peers: "
+# How the lanes begin that are a second instance of another.
+AGAIN = "ours again"
+FIGURES = "figures: "
 
 BEGIN = re.compile(r"<!-- table: (.+) -->")
 END = "<!-- end -->"
@@ -47,10 +50,12 @@ class Results:
             raise Failed(f"the case {case!r} in {file}.jsonl has no lane {lane!r}")
         return lanes[lane]
 
-    def figures(self):
+    def figures(self, file):
         """Those that are held to targets."""
-        files = ("in_process", "peers")
-        return [line for file in files for line in self.lines(file) if "figure" in line]
+        figures = [line for line in self.lines(file) if "figure" in line]
+        if not figures:
+            raise Failed(f"there is no figure in {file}.jsonl")
+        return figures
 
 
 def whole(number):
@@ -100,6 +105,27 @@ def figures_table(figures):
         for figure in figures
     ]
     return table(["<figure", ">target", "<median (quartiles)", "<"], rows)
+
+
+def noise_table(lines):
+    """How far from 1 the ratios of the second instances are, by case."""
+    again = {}
+    for line in lines:
+        if line.get("lane", "").startswith(AGAIN):
+            again.setdefault(line["case"], []).append(line)
+    if not again:
+        raise Failed(f"no case has a lane {AGAIN!r}")
+    rows = []
+    for case, lanes in again.items():
+        medians = [lane["ratio"] for lane in lanes]
+        lower = min(lane["ratio_lower"] for lane in lanes)
+        upper = max(lane["ratio_upper"] for lane in lanes)
+        rows.append([
+            case, str(len(lanes)), f"{min(medians):.3f}", f"{max(medians):.3f}",
+            f"{lower:.3f}–{upper:.3f}",
+        ])
+    heads = ["<case", ">lanes", ">least median", ">greatest median", "<quartiles within"]
+    return table(heads, rows)
 
 
 def sockets_table(lines):
@@ -162,42 +188,59 @@ def instructions_table(lines):
     return table(["<path", ">instructions", ">over bare", ">to bare"], rows)
 
 
+OF_FILE = {
+    "sockets": sockets_table,
+    "sockets-shared": sockets_table,
+    "memory": memory_table,
+    "instructions": instructions_table,
+}
+
+
+def source(name):
+    """The results that a table is made of."""
+    if name in OF_FILE:
+        return name
+    if name.startswith(FIGURES):
+        return name[len(FIGURES):]
+    return "peers" if name.startswith(PEERS) else "in_process"
+
+
 def named_table(name, results):
     """The table that a marker asks for: by a word, or by a case."""
-    of_file = {
-        "sockets": sockets_table,
-        "sockets-shared": sockets_table,
-        "memory": memory_table,
-        "instructions": instructions_table,
-    }
+    file = source(name)
     try:
-        if name == "figures":
-            return figures_table(results.figures())
-        if name in of_file:
-            return of_file[name](results.lines(name))
-        if name.startswith(PEERS):
-            return lanes_table(results.lanes("peers", name[len(PEERS):]))
-        return lanes_table(results.lanes("in_process", name))
+        if file not in MADE_BY:
+            raise Failed(f"there is no bench {file!r}")
+        if name in OF_FILE:
+            return OF_FILE[name](results.lines(file))
+        if name == "noise":
+            return noise_table(results.lines(file))
+        if name.startswith(FIGURES):
+            return figures_table(results.figures(file))
+        return lanes_table(results.lanes(file, name.removeprefix(PEERS)))
     except Failed as failed:
         raise Failed(f"table {name!r}: {failed}")
 
 
 def with_tables(document, render):
-    """The document with what `render` makes of each name between the markers."""
-    lines, open_name = [], None
+    """The document with what `render` makes of each name between the markers, or with what stands
+    there when it makes `None`."""
+    lines, open_name, kept = [], None, False
     for line in document.splitlines():
         begins = BEGIN.fullmatch(line)
         if open_name and (begins or line.startswith("#")):
             raise Failed(f"table {open_name!r} has no {END}")
         if begins:
             open_name = begins[1]
-            lines += [line, "", *render(open_name).splitlines(), ""]
+            made = render(open_name)
+            kept = made is None
+            lines += [line] if kept else [line, "", *made.splitlines(), ""]
         elif line == END:
             if not open_name:
                 raise Failed(f"there is an {END} where no table began")
             open_name = None
             lines.append(line)
-        elif not open_name:
+        elif kept or not open_name:
             lines.append(line)
     if open_name:
         raise Failed(f"table {open_name!r} has no {END}")

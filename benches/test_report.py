@@ -11,7 +11,9 @@ from chart import (
     linear_ticks, scale,
 )
 from common import Failed
-from tables import Results, figures_table, lanes_table, named_table, table, with_tables
+from tables import (
+    Results, figures_table, lanes_table, named_table, noise_table, source, table, with_tables,
+)
 
 FLOOR = {
     "case": "replay", "lane": "floor", "base": "floor", "min_ns": 987.6, "median_ns": 1890.4,
@@ -83,19 +85,48 @@ class Tables(unittest.TestCase):
             "| replay: ours to floor | ≤ 2 | **1.664** (1.615–1.731) | met |",
         ])
 
+    def test_noise_is_the_range_of_a_cases_second_instances(self):
+        again = {**OURS, "lane": "ours again", "ratio": 1.01, "ratio_lower": 0.9,
+                 "ratio_upper": 1.1}
+        small = {**again, "case": "sizes", "lane": "ours again, 1 KB"}
+        large = {**small, "lane": "ours again, 1 MB", "ratio": 0.95, "ratio_lower": 0.94,
+                 "ratio_upper": 1.2}
+        rows = noise_table([FLOOR, OURS, again, MISSED, small, large]).splitlines()[2:]
+        self.assertEqual(rows, [
+            "| replay | 1 | 1.010 | 1.010 | 0.900–1.100 |",
+            "| sizes | 2 | 0.950 | 1.010 | 0.900–1.200 |",
+        ])
+        with self.assertRaisesRegex(Failed, "ours again"):
+            noise_table([FLOOR, OURS, MISSED])
+
+    def test_a_name_says_of_which_results_its_table_is_made(self):
+        names = ("replay", "noise", "figures: in_process", "peers: replay", "figures: peers",
+                 "sockets", "memory")
+        self.assertEqual([source(name) for name in names], [
+            "in_process", "in_process", "in_process", "peers", "peers", "sockets", "memory",
+        ])
+
     def test_a_name_finds_its_results(self):
         peer = {**OURS, "lane": "peer"}
-        found = results(in_process=[FLOOR, OURS, MISSED], peers=[peer])
-        self.assertEqual(named_table("replay", found), lanes_table({"a": FLOOR, "b": OURS}))
+        slow = {**MISSED, "figure": "to the best peer"}
+        again = {**OURS, "lane": "ours again"}
+        found = results(in_process=[FLOOR, OURS, again, MISSED], peers=[peer, slow])
+        lanes = lanes_table({"a": FLOOR, "b": OURS, "c": again})
+        self.assertEqual(named_table("replay", found), lanes)
         self.assertEqual(named_table("peers: replay", found), lanes_table({"a": peer}))
-        self.assertEqual(named_table("figures", found), figures_table([MISSED]))
+        self.assertEqual(named_table("figures: in_process", found), figures_table([MISSED]))
+        self.assertEqual(named_table("figures: peers", found), figures_table([slow]))
+        self.assertEqual(named_table("noise", found), noise_table([again]))
 
     def test_an_unknown_name_and_missing_results_fail(self):
         found = results(in_process=[FLOOR])
         for name, why in (
             ("replays", "no case 'replays'"),
             ("peers: replay", "no results in peers.jsonl"),
-            ("figures", "no results in peers.jsonl"),
+            ("figures: peers", "no results in peers.jsonl"),
+            ("figures: in_process", "no figure in in_process.jsonl"),
+            ("figures: others", "no bench 'others'"),
+            ("noise", "no case has a lane 'ours again'"),
             ("sockets", "benches/sockets/run"),
         ):
             with self.assertRaisesRegex(Failed, f"table '{name}'.*{why}"):
@@ -113,6 +144,17 @@ class Markers(unittest.TestCase):
             f"b\n{begin.format('y')}\n| y |\n\nmore\n\n{end}",
         )
         self.assertEqual(with_tables(made, lambda name: f"| {name} |\n\nmore\n"), made)
+
+    def test_what_is_not_made_is_left_as_it_is(self):
+        begin, end = "<!-- table: {} -->\n", "<!-- end -->\n"
+        document = f"{begin.format('x')}old\n{end}{begin.format('y')}old\n{end}a\n"
+        made = with_tables(document, lambda name: "new\n" if name == "y" else None)
+        self.assertEqual(
+            made, f"{begin.format('x')}old\n{end}{begin.format('y')}\nnew\n\n{end}a\n",
+        )
+        for broken in (begin, begin + "# head\n" + end):
+            with self.assertRaises(Failed):
+                with_tables(broken, lambda name: None)
 
     def test_markers_that_do_not_pair_fail(self):
         begin, end = "<!-- table: x -->\n", "<!-- end -->\n"
