@@ -77,8 +77,9 @@ pub use self::trouble::TableError;
 /// An answer of more than [4 KB](Self::max_inline_answer), after compression, lies in chunks of
 /// 64 KB beside its record, so that a claim on the record costs the same however large the answer
 /// is. Chunks never change: they are read without strong consistency, at half the price, and again
-/// with it if one is not seen. All other reads are strongly consistent. Everything is decided by the times that the callers hand in
-/// and by those in the records; DynamoDB's time to live only clears away what has expired.
+/// with it if one is not seen. All other reads are strongly consistent. Everything is decided by
+/// the times that the callers hand in and by those in the records; DynamoDB's time to live only
+/// clears away what has expired.
 ///
 /// # What a million payments cost
 ///
