@@ -1,8 +1,7 @@
 //! Where records are kept.
 //!
-//! A [`Store`] holds one record for each key. It decides claims with
-//! [`decide`], atomically, and lets only the owner of a lease change the
-//! record after that.
+//! A [`Store`] holds one record for each key. It decides claims with [`decide`], atomically, and
+//! lets only the owner of a lease change the record after that.
 //!
 //! Times go in and out as durations: how long a lease is to last, how old a record is. A store that
 //! has a clock of its own, as a database server has, decides by that alone, and no process's clock
@@ -56,8 +55,7 @@ pub(crate) use self::tiered::at_once;
 /// # What every store promises
 ///
 /// * **Atomic claims.** Of any number of claims on one key at the same time, the one that
-///   [`decide`] would have let through first gets the lease, and each
-///   other sees it.
+///   [`decide`] would have let through first gets the lease, and each other sees it.
 /// * **Fenced writes.** [`renew`](Self::renew), [`complete`](Self::complete) and
 ///   [`release`](Self::release) change a record only if it is in progress and
 ///   [`Holder::owner`] still owns it. [`Lease::deadline`] is not looked at: a lease that has
