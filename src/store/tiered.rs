@@ -119,7 +119,8 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
             Ok(Claim::Acquired(_)) => holding.keep(),
             Ok(Claim::Completed(completed)) => {
                 let completed = completed.clone().by_clock(request.now);
-                self.cache(&holding.holder, &completed, request.now).await;
+                // Boxed, since few claims come here.
+                Box::pin(self.cache(&holding.holder, &completed, request.now)).await;
                 holding.keep();
             }
             Ok(_) | Err(_) => holding.give_back().await,

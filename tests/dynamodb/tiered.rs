@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tower_idempotency::store::MemoryStore;
+use tower_idempotency::store::{MemoryStore, Release, Store};
 use tower_idempotency::testing::conformance;
 use tower_idempotency::{Fingerprint, Ran, RunError};
 
-use crate::support::{Dynamo, noise};
+use crate::support::{Claimer, Dynamo, START, completion, noise, renewal};
 use crate::work::{Node, Work, key, node};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,4 +125,23 @@ async fn duplicates_of_an_answer_in_chunks_read_it_once() {
         assert!(matches!(answer, Ok(Ran::Replayed(answer)) if answer == long));
     }
     assert_eq!(dynamo.wire.calls(), ["PutItem", "BatchGetItem"]);
+}
+
+#[tokio::test]
+async fn what_waits_for_memory_over_dynamodb_is_small() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = MemoryStore::new().over(dynamo.elsewhere());
+    let (claimer, answer) = (Claimer::new(), completion("answer"));
+    let parts = claimer.key.parts();
+    let request = claimer.request(&parts);
+    let lease = claimer.acquires(&dynamo.store().await).await;
+    let holder = lease.holder();
+    let sizes = [
+        size_of_val(&store.claim(&request)),
+        size_of_val(&store.renew(&holder, renewal(), START)),
+        size_of_val(&store.complete(&holder, &answer, START)),
+        size_of_val(&store.release(&holder, Release::Free, START)),
+        size_of_val(&store.get(&holder.key, START)),
+    ];
+    assert!(sizes.iter().all(|size| *size < 2_048), "{sizes:?}");
 }

@@ -312,65 +312,13 @@ impl DynamoDbStore {
             )),
         }
     }
-}
 
-impl fmt::Debug for DynamoDbStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DynamoDbStore")
-            .field("table", &self.table.name)
-            .field("layout", &self.table.layout)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Store for DynamoDbStore {
-    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
-        self.fits()?;
-        self.claim_in_rounds(request).await
-    }
-
-    async fn renew(
-        &self,
-        holder: &Holder,
-        renewal: Renewal,
-        now: Timestamp,
-    ) -> Result<Fenced, StoreError> {
-        self.fits()?;
-        self.prolong(holder, renewal, now).await
-    }
-
-    async fn complete(
-        &self,
-        holder: &Holder,
-        completion: &Completion,
-        now: Timestamp,
-    ) -> Result<Fenced, StoreError> {
-        self.fits()?;
-        self.record(holder, completion, now).await
-    }
-
-    async fn release(
-        &self,
-        holder: &Holder,
-        release: Release,
-        now: Timestamp,
-    ) -> Result<Fenced, StoreError> {
-        self.fits()?;
-        match release {
-            Release::Free => self.free(holder, now).await,
-            Release::Orphan {
-                retention,
-                first_status,
-            } => self.orphan(holder, retention, first_status, now).await,
-        }
-    }
-
-    async fn get(
+    /// The record of a key as it counts at `now`.
+    async fn look(
         &self,
         key: &RecordKey,
         now: Timestamp,
     ) -> Result<Option<Seen<Record>>, StoreError> {
-        self.fits()?;
         let Some(item) = self.read(key).await? else {
             return Ok(None);
         };
@@ -385,10 +333,73 @@ impl Store for DynamoDbStore {
         };
         Ok(record.seen_at(now))
     }
+}
+
+impl fmt::Debug for DynamoDbStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DynamoDbStore")
+            .field("table", &self.table.name)
+            .field("layout", &self.table.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The futures of the SDK are large. They are boxed here, so that what waits for a store is small
+/// where it is seldom asked, as behind a near tier.
+impl Store for DynamoDbStore {
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claim, StoreError> {
+        self.fits()?;
+        Box::pin(self.claim_in_rounds(request)).await
+    }
+
+    async fn renew(
+        &self,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.fits()?;
+        Box::pin(self.prolong(holder, renewal, now)).await
+    }
+
+    async fn complete(
+        &self,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.fits()?;
+        Box::pin(self.record(holder, completion, now)).await
+    }
+
+    async fn release(
+        &self,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> Result<Fenced, StoreError> {
+        self.fits()?;
+        match release {
+            Release::Free => Box::pin(self.free(holder, now)).await,
+            Release::Orphan {
+                retention,
+                first_status,
+            } => Box::pin(self.orphan(holder, retention, first_status, now)).await,
+        }
+    }
+
+    async fn get(
+        &self,
+        key: &RecordKey,
+        now: Timestamp,
+    ) -> Result<Option<Seen<Record>>, StoreError> {
+        self.fits()?;
+        Box::pin(self.look(key, now)).await
+    }
 
     async fn remove(&self, key: &RecordKey) -> Result<bool, StoreError> {
         self.fits()?;
-        self.delete_any(key).await
+        Box::pin(self.delete_any(key)).await
     }
 
     fn is_shared(&self) -> bool {
