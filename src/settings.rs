@@ -94,6 +94,7 @@ impl Default for Settings {
 impl Settings {
     /// Says, at the price of a header look-up, what there is of a key; `None` when the request is
     /// not to be guarded.
+    #[inline]
     pub(crate) fn look<B>(&self, request: &Request<B>) -> Option<Look> {
         if !self.methods.contains(request.method()) {
             return None;
