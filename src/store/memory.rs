@@ -454,25 +454,21 @@ impl Store for MemoryStore {
         release: Release,
         now: Timestamp,
     ) -> Result<Fenced, StoreError> {
-        Ok(
-            self.fenced(holder, now, |shard, table, hash, _| match release {
-                Release::Free => self.inner.reweigh(0, end(table, hash, &holder.key)),
-                Release::Orphan {
-                    retention,
-                    first_status,
-                } => {
-                    if let Some(run) = table.in_progress.find_mut(hash, &holder.key) {
-                        let expires_at = now.plus(retention);
-                        run.lease.deadline = Timestamp::EPOCH;
-                        run.lease.expires_at = expires_at;
-                        run.lease.first_status = first_status;
-                        run.wake();
-                        table.in_progress.expires_at(hash, expires_at);
-                        shard.expires_at(expires_at);
-                    }
+        Ok(self.fenced(holder, now, |shard, table, hash, _| {
+            let Some(run) = table.in_progress.find_mut(hash, &holder.key) else {
+                return;
+            };
+            match release.leaves(&run.lease, now) {
+                None => self.inner.reweigh(0, end(table, hash, &holder.key)),
+                Some(orphan) => {
+                    let expires_at = orphan.expires_at;
+                    run.lease = orphan;
+                    run.wake();
+                    table.in_progress.expires_at(hash, expires_at);
+                    shard.expires_at(expires_at);
                 }
-            }),
-        )
+            }
+        }))
     }
 
     async fn get(
