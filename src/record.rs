@@ -250,7 +250,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A first attempt, with all times at the epoch, for a store that sets the fields to what it
+    /// Returns the lease of a first attempt, with all times at the epoch. A store sets them to what it
     /// has read. Claims get theirs from [`ClaimRequest::lease`].
     pub const fn new(holder: &Holder, token: FencingToken) -> Self {
         Self {
@@ -438,7 +438,8 @@ impl<'a> ClaimRequest<'a> {
         }
     }
 
-    /// Returns the same claim at `now`, for a store that has a clock of its own: that is its time.
+    /// Returns the same claim at another time: a store that has a clock of its own decides by what
+    /// that shows.
     #[must_use]
     pub const fn at(self, now: Timestamp) -> Self {
         Self { now, ..self }

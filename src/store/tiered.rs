@@ -82,9 +82,9 @@ impl<Near: Store, Far: Store> Tiered<Near, Far> {
         self
     }
 
-    /// How long the near tier may take for an answer. One that takes longer is passed over, for a
-    /// second at first. Default: 50 ms. A near tier in memory answers at once; for others, the
-    /// runtime needs timers.
+    /// How long the near tier may take for an answer. One that takes longer is passed over for the
+    /// next second. Default: 50 ms. A near tier in memory answers at once; for others, the runtime
+    /// needs timers.
     #[must_use]
     pub const fn near_timeout(mut self, near_timeout: Duration) -> Self {
         self.near.timeout = near_timeout;

@@ -1,4 +1,4 @@
-//! What time to live does, for a table that has none.
+//! Deletes what has expired from tables that have no time to live.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure as OnFailure};
 

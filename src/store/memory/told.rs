@@ -1,4 +1,4 @@
-//! What time it is, for a store without a clock.
+//! The time, as claims tell it to a store that has no clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
