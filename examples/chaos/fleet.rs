@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use crate::wire::{State, Upstream, Wire};
 
 pub(crate) struct Fleet {
     dir: PathBuf,
+    /// That of the store.
+    capacity: Option<NonZero<u32>>,
     node_args: Vec<OsString>,
     nodes: Vec<Node>,
     store: tokio::sync::Mutex<Option<Process>>,
@@ -41,7 +44,7 @@ pub(crate) struct Harm {
 
 impl Fleet {
     pub(crate) async fn start(storm: &Storm, dir: &Path) -> Result<Self> {
-        let store = start_store(dir).await?;
+        let store = start_store(dir, storm.capacity).await?;
         let upstream = Arc::new(Mutex::new(store.address));
         let mut nodes = Vec::new();
         for _ in 0..storm.nodes {
@@ -54,6 +57,7 @@ impl Fleet {
         let fleet = Self {
             node_args: storm.node_args(dir),
             dir: dir.to_owned(),
+            capacity: storm.capacity,
             nodes,
             store: tokio::sync::Mutex::new(Some(store)),
             upstream,
@@ -132,7 +136,7 @@ impl Fleet {
             store.kill().await?;
         }
         sleep(down).await;
-        let started = start_store(&self.dir).await?;
+        let started = start_store(&self.dir, self.capacity).await?;
         *locked(&self.upstream) = started.address;
         *store = Some(started);
         Ok(())
@@ -161,15 +165,18 @@ impl Fleet {
     }
 }
 
-async fn start_store(dir: &Path) -> Result<Process> {
+async fn start_store(dir: &Path, capacity: Option<NonZero<u32>>) -> Result<Process> {
     let data = dir.join("store.db");
-    let args: [OsString; 5] = [
+    let mut args: Vec<OsString> = vec![
         "store".into(),
         "--listen".into(),
         "127.0.0.1:0".into(),
         "--data".into(),
         data.into(),
     ];
+    if let Some(units) = capacity {
+        args.extend(["--capacity".into(), units.to_string().into()]);
+    }
     Process::start(&args, &dir.join("store.log")).await
 }
 

@@ -32,6 +32,7 @@ mod trouble;
 mod wire;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 
 use crate::journal::Journal;
+use crate::payments::embedded::{self, Capacity, Limits};
 use crate::storm::Storm;
 
 /// Breaks a fleet of payment servers, and counts what was paid twice.
@@ -70,6 +72,8 @@ enum Role {
         listen: SocketAddr,
         #[arg(long)]
         data: PathBuf,
+        #[arg(long)]
+        capacity: Option<NonZero<u32>>,
     },
 }
 
@@ -96,7 +100,11 @@ async fn main() -> ExitCode {
             }
             Err(error) => Err(error.into()),
         },
-        Some(Role::Store { listen, data }) => serve_store(listen, &data).await,
+        Some(Role::Store {
+            listen,
+            data,
+            capacity,
+        }) => serve_store(listen, &data, capacity).await,
     };
     match result {
         Ok(code) => code,
@@ -109,11 +117,16 @@ async fn main() -> ExitCode {
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-async fn serve_store(listen: SocketAddr, data: &std::path::Path) -> Result<ExitCode> {
+async fn serve_store(
+    listen: SocketAddr,
+    data: &std::path::Path,
+    capacity: Option<NonZero<u32>>,
+) -> Result<ExitCode> {
     let data = data.to_str().ok_or("the path of --data is not UTF-8")?;
     let database = dynoxide::Database::new(data).map_err(|error| error.to_string())?;
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    dynoxide::server::serve_on(listener, database).await;
+    let limits = capacity.map(|units| Limits::new(Some(Capacity::of(units.get()))));
+    embedded::serve(listener, database, limits).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -50,6 +50,10 @@ pub(crate) struct Storm {
     /// How far apart the clocks may be, in seconds. They are one clock here.
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     pub(crate) clock_skew: Duration,
+    /// Lets the store take so many write units and as many read units a second, and throttle what
+    /// is more.
+    #[arg(long, value_name = "UNITS")]
+    pub(crate) capacity: Option<NonZero<u32>>,
     /// Lets nodes give an answer before the store has it, as the layer does unless told otherwise.
     /// A key whose holder then dies can get another one.
     #[arg(long)]

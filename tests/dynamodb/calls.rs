@@ -6,6 +6,7 @@ use tower_idempotency::record::{Record, Renewal};
 use tower_idempotency::store::{Claim, Fenced, Release, Store};
 use tower_idempotency::{Answer, StoredResponse, Timestamp};
 
+use crate::embedded::units::Units;
 use crate::support::{
     Claimer, Dynamo, LEASE, RETENTION, SKEW, START, completes, completion, noise, orphan, renewal,
 };
@@ -126,7 +127,7 @@ async fn write_units(payload: bytes::Bytes) -> f64 {
     dynamo.wire.units();
     let lease = Claimer::new().acquires(&store).await;
     completes(&store, &lease, payload).await;
-    dynamo.wire.units().0
+    dynamo.wire.units().writes
 }
 
 fn response(body: String) -> bytes::Bytes {
@@ -192,7 +193,7 @@ async fn a_replay_of_100_kilobytes_takes_two_write_units_and_25_read_units_at_mo
     completes(&store, &lease, noise(100_000)).await;
     dynamo.wire.units();
     assert!(first.other().is_answered(&store).await == noise(100_000));
-    let (writes, reads) = dynamo.wire.units();
+    let Units { writes, reads } = dynamo.wire.units();
     assert!(writes <= 2.0 && reads <= 25.0, "{writes} and {reads}");
     // Each claim is billed, and each read at half the price of one that sees every write.
     assert!(writes >= 1.0 && reads >= 12.0, "{writes} and {reads}");
@@ -212,7 +213,7 @@ async fn a_claim_that_is_refused_costs_what_the_head_costs_whatever_the_answer()
             let reused = first.other().for_another_request().claims(&store).await;
             assert!(matches!(reused, Ok(Claim::Reused)));
         }
-        assert_eq!(dynamo.wire.units(), (3.0, 0.0), "{size} bytes");
+        assert_eq!(dynamo.wire.units(), Units::writes(3.0), "{size} bytes");
     }
 }
 

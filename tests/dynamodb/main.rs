@@ -6,10 +6,13 @@ mod calls;
 mod clocks;
 mod conformance;
 mod decision;
+#[path = "../../examples/embedded/mod.rs"]
+mod embedded;
 mod end_to_end;
 mod env;
 mod faults;
 mod foreign;
+mod limits;
 #[path = "../contract/support/node.rs"]
 mod node;
 mod nodes;

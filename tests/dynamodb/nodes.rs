@@ -119,7 +119,8 @@ async fn what_a_killed_node_charged_without_recording_it_is_found_if_reconciled(
     let api = holder.api.clone();
     let charging = tokio::spawn(async move { api.try_charge("order-1", "tok_slow").await });
     is_claimed(&fleet).await;
-    // It charges, and cannot tell the DynamoDB any more.
+    // It hears that it may, and charges, and cannot tell the DynamoDB any more.
+    sleep(SLOW / 4).await;
     relay.cut().await;
     eventually(async || left.api.charged().await == ["order-1"]).await;
     holder.kill();

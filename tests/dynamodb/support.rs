@@ -17,6 +17,7 @@ use tower_idempotency::record::{ClaimRequest, Identity, Lease, Owner, Renewal};
 use tower_idempotency::store::{Claim, Completion, DynamoDbStore, Fenced, Release, Store};
 use tower_idempotency::{Fingerprint, IdempotencyKey, KeyParts, StoreError, Timestamp};
 
+use crate::embedded::{self, Limits};
 use crate::wire::Wire;
 
 pub(crate) const TABLE: &str = "idempotency";
@@ -42,7 +43,15 @@ pub(crate) struct Dynamo {
 impl Dynamo {
     pub(crate) async fn in_memory() -> Self {
         let database = dynoxide::Database::memory().expect("SQLite opens");
-        Self::serving(database, None).await
+        Self::serving(database, None, None).await
+    }
+
+    /// One that takes what the limits say, which are none at first.
+    pub(crate) async fn limited() -> (Self, Limits) {
+        let database = dynoxide::Database::memory().expect("SQLite opens");
+        let limits = Limits::new(None);
+        let dynamo = Self::serving(database, None, Some(limits.clone())).await;
+        (dynamo, limits)
     }
 
     pub(crate) async fn on_disk() -> Self {
@@ -50,20 +59,23 @@ impl Dynamo {
         let file = std::env::temp_dir().join(name);
         let path = file.to_str().expect("a path of plain characters");
         let database = dynoxide::Database::new(path).expect("SQLite opens");
-        Self::serving(database, Some(file)).await
+        Self::serving(database, Some(file), None).await
     }
 
-    async fn serving(database: dynoxide::Database, file: Option<PathBuf>) -> Self {
+    async fn serving(
+        database: dynoxide::Database,
+        file: Option<PathBuf>,
+        limits: Option<Limits>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (ends, ended) = oneshot::channel();
-        tokio::spawn(dynoxide::server::serve_with_shutdown(
-            listener,
-            database,
-            async {
-                let _ = ended.await;
-            },
-        ));
+        let (ends, ended) = oneshot::channel::<()>();
+        tokio::spawn(async {
+            tokio::select! {
+                served = embedded::serve(listener, database, limits) => served.expect("it serves"),
+                _ = ended => {}
+            }
+        });
         Self {
             url: format!("http://{address}"),
             wire: Wire::new(),

@@ -11,11 +11,11 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
-use dynoxide::types::{item_size, read_capacity_units_with_consistency, write_capacity_units};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+
+use crate::embedded::units::{Units, billed};
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug)]
@@ -61,17 +61,8 @@ struct State {
     always: Option<(&'static str, Fault)>,
     is_down: bool,
     metered: bool,
-    units: (f64, f64),
-    bucket: Option<Bucket>,
+    units: Units,
     described: serde_json::Map<String, Value>,
-}
-
-/// What is left of a limit.
-#[derive(Debug)]
-struct Bucket {
-    rate: f64,
-    left: f64,
-    filled: Instant,
 }
 
 impl Wire {
@@ -85,6 +76,13 @@ impl Wire {
     /// The calls since the last time that somebody asked.
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state().calls)
+    }
+
+    /// How many calls of `operation` there were since then.
+    pub(crate) fn seen(&self, operation: &str) -> usize {
+        let state = self.state();
+        let seen = state.calls.iter().filter(|call| *call == operation);
+        seen.count()
     }
 
     /// The next call of `operation` meets with `fault`.
@@ -139,69 +137,18 @@ impl Wire {
 
     /// The write units and the read units that calls have taken since the last time that somebody
     /// asked; the first question begins the count.
-    pub(crate) fn units(&self) -> (f64, f64) {
+    pub(crate) fn units(&self) -> Units {
         let mut state = self.state();
         state.metered = true;
         std::mem::take(&mut state.units)
     }
 
-    /// Lets so many write units through in a second. What is not used is kept for one second,
-    /// where DynamoDB keeps it for 300, and there is none at first. One write may run up a debt.
-    pub(crate) fn limit(&self, units: f64) {
-        self.state().bucket = Some(Bucket {
-            rate: units,
-            left: 0.0,
-            filled: Instant::now(),
-        });
-    }
-
-    /// Whether a write is over the limit; if not, it is taken from it.
-    fn throttles(&self, operation: &str, request: &HttpRequest) -> bool {
-        let mut state = self.state();
-        let Some(bucket) = &mut state.bucket else {
-            return false;
-        };
-        if !["PutItem", "UpdateItem", "DeleteItem"].contains(&operation) {
-            return false;
-        }
-        let now = Instant::now();
-        let gained = bucket.rate * now.duration_since(bucket.filled).as_secs_f64();
-        bucket.left = (bucket.left + gained).min(bucket.rate);
-        bucket.filled = now;
-        let is_over = bucket.left <= 0.0;
-        if !is_over {
-            bucket.left -= write_capacity_units(size(&json_of(request)["Item"])).max(1.0);
-        }
-        is_over
-    }
-
-    /// Counts what a call was billed. A write that was refused is billed by the larger of the item
-    /// that is there and the one that was to be.
+    /// Counts what a call was billed.
     fn count(&self, operation: &str, sent: &Value, answered: &Value) {
-        let mut state = self.state();
-        let (writes, reads) = &mut state.units;
-        if let Some(units) = answered["ConsumedCapacity"]["CapacityUnits"].as_f64() {
-            match operation {
-                "GetItem" => *reads += units,
-                _ => *writes += units,
-            }
-        } else if operation == "BatchGetItem" {
-            let tables = sent["RequestItems"].as_object().expect("a map");
-            for (table, wanted) in tables {
-                let is_consistent = wanted["ConsistentRead"] == true;
-                let found = answered["Responses"][table].as_array();
-                *reads += found.map_or(0.0, |found| {
-                    let units =
-                        |item| read_capacity_units_with_consistency(size(item), is_consistent);
-                    found.iter().map(units).sum()
-                });
-            }
-        } else if answered["__type"]
-            .as_str()
-            .is_some_and(|code| code.ends_with("#ConditionalCheckFailedException"))
-        {
-            *writes += write_capacity_units(size(&answered["Item"]).max(size(&sent["Item"])));
-        }
+        let billed = billed(operation, sent, answered);
+        let units = &mut self.state().units;
+        units.writes += billed.writes;
+        units.reads += billed.reads;
     }
 
     /// Tables are described as having these members, too.
@@ -263,10 +210,6 @@ impl Wire {
             }
             _ => {}
         }
-        if self.throttles(&operation, &request) {
-            let code = "ProvisionedThroughputExceededException";
-            return Ok(error_answer(400, code, "as planned"));
-        }
         if self.state().metered && operation.ends_with("Item") && operation != "BatchGetItem" {
             ask_for_capacity(&mut request);
         }
@@ -318,12 +261,6 @@ impl Wire {
         }
         Ok(response)
     }
-}
-
-/// The size of an item as DynamoDB counts it; of none, nothing.
-fn size(item: &Value) -> usize {
-    let item = serde_json::from_value(item.clone());
-    item.map_or(0, |item| item_size(&item))
 }
 
 async fn collected(response: &mut HttpResponse) -> Vec<u8> {

@@ -4,6 +4,10 @@
 
 mod cancel;
 mod dynamo;
+#[path = "../../examples/embedded"]
+mod embedded {
+    pub(crate) mod units;
+}
 mod history;
 mod pace;
 #[expect(dead_code, reason = "the tests of the store itself use more of it")]

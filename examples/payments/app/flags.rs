@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ pub(crate) struct Flags {
     /// credentials and region come from the usual AWS environment.
     #[arg(long, value_name = "URL", conflicts_with = "data")]
     pub(crate) endpoint_url: Option<String>,
+    /// Lets the embedded DynamoDB take so many write units and as many read units a second, and
+    /// throttle what is more, as a provisioned table does.
+    #[arg(long, value_name = "UNITS", conflicts_with = "endpoint_url")]
+    pub(crate) capacity: Option<NonZero<u32>>,
     /// The DynamoDB table, which is made if there is none.
     #[arg(long, value_name = "NAME", default_value = "idempotency")]
     pub(crate) table: String,

@@ -1,6 +1,8 @@
 //! The application, apart from its process.
 
 mod api;
+#[path = "../../embedded/mod.rs"]
+pub(crate) mod embedded;
 mod flags;
 mod ledger;
 mod store;

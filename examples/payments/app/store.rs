@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::config::{Credentials, Region};
 use tokio::net::TcpListener;
 use tower_idempotency::store::{DynamoDbStore, MemoryStore, SharedStore, TableError};
 
+use super::embedded::{self, Capacity, Limits};
 use super::flags::{Flags, Kind};
 
 pub(crate) async fn open(flags: &Flags) -> Result<SharedStore, Box<dyn Error>> {
@@ -22,7 +23,10 @@ pub(crate) async fn open(flags: &Flags) -> Result<SharedStore, Box<dyn Error>> {
 async fn dynamodb(flags: &Flags) -> Result<DynamoDbStore, Box<dyn Error>> {
     let client = match &flags.endpoint_url {
         Some(url) => client_from_env(url).await,
-        None => client_of_embedded(&flags.data).await?,
+        None => {
+            let capacity = flags.capacity.map(|units| Capacity::of(units.get()));
+            client_of_embedded(&flags.data, capacity).await?
+        }
     };
     let store = DynamoDbStore::new(client, &flags.table);
     // Making a table needs more permissions than using it, so that is only done when it must be.
@@ -63,13 +67,17 @@ async fn client_from_env(url: &str) -> Client {
 
 /// A DynamoDB of this process's own, on the loopback interface, with its data in an SQLite file.
 /// It serves until the process ends, for the runs whose clients have gone need it to the last.
-async fn client_of_embedded(data: &Path) -> Result<Client, Box<dyn Error>> {
+async fn client_of_embedded(
+    data: &Path,
+    capacity: Option<Capacity>,
+) -> Result<Client, Box<dyn Error>> {
     let path = data.to_str().ok_or("the path of --data is not UTF-8")?;
     let database =
         dynoxide::Database::new(path).map_err(|error| format!("the embedded DynamoDB: {error}"))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(dynoxide::server::serve_on(listener, database));
+    let limits = capacity.map(|capacity| Limits::new(Some(capacity)));
+    tokio::spawn(embedded::serve(listener, database, limits));
 
     // Plain HTTP, past any proxy that the environment names. The embedded DynamoDB believes any
     // credentials.

@@ -5,6 +5,7 @@ mod calls;
 mod chunks;
 mod claim;
 mod doubt;
+mod download;
 #[cfg(feature = "aws-config")]
 mod env;
 mod error;
@@ -16,6 +17,7 @@ mod payload;
 mod sweep;
 mod table;
 mod trouble;
+mod upload;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,10 +27,12 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 
-use self::chunks::{INLINE, MOST_INLINE, Uploads};
+use self::chunks::{INLINE, MOST_INLINE};
+use self::download::Downloads;
 use self::item::Found;
 use self::pace::Pace;
 use self::table::{Layout, Misfit, Table};
+use self::upload::Uploads;
 use super::{Claim, Completion, Fenced, Release, Store};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
@@ -189,6 +193,7 @@ pub struct DynamoDbStore {
     most_inline: usize,
     pace: Arc<Pace>,
     uploads: Arc<Uploads>,
+    downloads: Arc<Downloads>,
 }
 
 impl DynamoDbStore {
@@ -205,6 +210,7 @@ impl DynamoDbStore {
             most_inline: INLINE,
             pace: Arc::default(),
             uploads: Arc::default(),
+            downloads: Arc::default(),
             table: Arc::new(table),
         }
     }

@@ -161,7 +161,7 @@ pub(super) fn is_throttled<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool
 }
 
 /// Between half of it and the whole, so that those who paused together do not go on together.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let random = random_u64().unwrap_or(u64::MAX) >> 32;
     pause / 2 + pause / 2 * u32::try_from(random >> 22).unwrap_or(0) / 1_023
 }
