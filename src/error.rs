@@ -46,6 +46,11 @@ impl StoreErrorKind {
     pub const fn is_passing(self) -> bool {
         matches!(self, Self::Full | Self::Unavailable)
     }
+
+    /// Whether no node succeeds until somebody mends something.
+    pub(crate) const fn needs_mending(self) -> bool {
+        matches!(self, Self::Damaged | Self::Unusable)
+    }
 }
 
 impl StoreError {

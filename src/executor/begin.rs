@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::detach::Stage;
+use super::faults::log_fault;
 use super::heart::{Alive, Heart, check_runtime, check_thread};
 use super::previous::Earlier;
 use super::runs::{Entered, Permit};
@@ -411,7 +412,7 @@ impl<St: Store> Executor<St> {
             if let Err(error) = claim {
                 // It counts among the runs until it is known that nothing is left of it.
                 self.give_back_in_background(claimant, entered.hold());
-                return Claimed::Begun(store_failed(error));
+                return Claimed::Begun(store_failed(request.key, error));
             }
         }
         classify(claim, &request, entered, self.heart(), self.now())
@@ -507,13 +508,13 @@ fn classify<St: Store>(
             );
             Begun::Refused(Conflict::SettingsChanged)
         }
-        Err(error) => store_failed(error),
+        Err(error) => store_failed(request.key, error),
     };
     Claimed::Begun(begun)
 }
 
-fn store_failed(error: StoreError) -> Begun {
-    warn!(%error, kind = ?error.kind(), "the store did not take a claim");
+fn store_failed(record: &RecordKey, error: StoreError) -> Begun {
+    log_fault(record, &error, "the store did not take a claim");
     Begun::Refused(Conflict::Store(error))
 }
 

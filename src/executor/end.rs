@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, error, warn};
 
 use super::begin::{Held, jittered};
+use super::faults::log_fault;
 use super::living::{Flags, Noted};
 use super::run::Panic;
 use super::wait::{SharedEnd, What};
@@ -502,7 +503,11 @@ impl<St: Store> Executor<St> {
                 }
             }
             (Err(error), _) => {
-                warn!(record = %lease.key, %error, "the store did not take the end of a run");
+                log_fault(
+                    &lease.key,
+                    &error,
+                    "the store did not take the end of a run",
+                );
                 return Err(error);
             }
         };

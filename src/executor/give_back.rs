@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::warn;
 
 use super::begin::{Claimant, jittered};
+use super::faults::log_fault;
 use super::runs::Permit;
 use super::{Executor, after};
 use crate::key::RecordKey;
@@ -74,7 +74,7 @@ impl<St: Store> Executor<St> {
         match self.bounded(releasing).await {
             Ok(_) => Found::GivenBack,
             Err(error) => {
-                warn!(record = %key, %error, "a key was not given back; trying again");
+                log_fault(key, &error, "a key was not given back; trying again");
                 Found::NoAnswer
             }
         }

@@ -27,6 +27,7 @@ use tracing::{error, warn};
 pub(super) use self::beats::{Alive, Beats};
 use self::beats::{BEATS_PER_LEASE, Due};
 pub(super) use self::runtimes::{check as check_runtime, check_thread, has_timers};
+use super::faults::log_fault;
 use super::living::{Living, Noted};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
@@ -160,7 +161,7 @@ impl<St: Store> Heart<St> {
                 }
             }
             Err(error) => {
-                warn!(%record, %error, "a lease was not renewed; trying again");
+                log_fault(&record, &error, "a lease was not renewed; trying again");
                 self.due_in(due, self.lease / TRIES_PER_LEASE);
             }
         }

@@ -3,6 +3,7 @@
 mod begin;
 mod detach;
 mod end;
+mod faults;
 mod give_back;
 mod heart;
 mod living;

@@ -5,6 +5,7 @@ use tracing::{Instrument, Span, warn};
 
 use super::begin::{Begun, Held};
 use super::detach::Stage;
+use super::faults::log_fault;
 use super::{Conflict, Executor};
 use crate::key::IdempotencyKey;
 use crate::policy::{Orphan, Orphaned, Reconcile, Reconciled};
@@ -64,7 +65,7 @@ impl<St: Store> Executor<St> {
             Ok(Fenced::LeaseLost(_)) => Begun::Refused(Conflict::LeaseLost),
             Err(error) => {
                 // The next request asks again.
-                warn!(record = %lease.key, %error, "a reconciled answer was not recorded");
+                log_fault(&lease.key, &error, "a reconciled answer was not recorded");
                 match self.shared.settings.answer_unrecorded {
                     true => Begun::Completed(completed),
                     false => Begun::Refused(Conflict::NotRecorded),

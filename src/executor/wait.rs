@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::warn;
 
 use super::begin::{Begun, Claimant, Held, InFlight, jittered};
+use super::faults::log_fault;
 use super::{Conflict, Executor, after};
 use crate::clock::Timestamp;
 use crate::key::RecordKey;
@@ -270,7 +270,8 @@ impl<St: Store> Executor<St> {
                     _ => return,
                 },
                 Err(error) => {
-                    warn!(%error, "the store did not say whether a run has ended; asking again");
+                    let what = "the store did not say whether a run has ended; asking again";
+                    log_fault(key, &error, what);
                 }
             }
         }

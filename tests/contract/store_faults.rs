@@ -1,13 +1,14 @@
 //! A store that is out of reach, full or damaged.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use http::StatusCode;
-use tower_idempotency::IdempotencyLayer;
 use tower_idempotency::store::MemoryStore;
+use tower_idempotency::{Executor, Fingerprint, IdempotencyKey, IdempotencyLayer};
 
 use crate::support::{
-    Answer, Fault, FaultyStore, NONE, Runs, eventually, for_axum, for_each_stack, serve, text,
+    Answer, Fault, FaultyStore, Log, NONE, Runs, eventually, for_axum, for_each_stack, serve, text,
 };
 
 fn out_of_reach(answer: &Answer) {
@@ -369,5 +370,24 @@ async fn a_damaged_record_is_no_reason_to_run_again() {
             assert_eq!(runs.count(), 1);
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_fault_that_someone_has_to_mend_is_logged_as_an_error_and_a_passing_one_is_not() {
+    for (fault, level, other) in [
+        (Fault::Unreadable, "ERROR", "WARN"),
+        (Fault::Unreachable, "WARN", "ERROR"),
+    ] {
+        let store = FaultyStore::new();
+        let executor = Executor::new(store.clone());
+        store.fail_claims(fault);
+        let log = Log::of_this_thread();
+        let key = IdempotencyKey::new("/jobs", "k").expect("the key is valid");
+        let work = || async { Ok::<_, Infallible>(42) };
+        let refused = executor.run(&key, Fingerprint::of(["job"]), work).await;
+        refused.expect_err("the store failed");
+        assert_eq!(log.count(level, "the store did not take a claim"), 1);
+        assert_eq!(log.count(other, ""), 0);
     }
 }
