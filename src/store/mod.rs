@@ -203,12 +203,12 @@ impl Claim {
         Self::InProgress { lease, waiter }
     }
 
-    /// Decides a claim by the record that was `found`, as [`decide`] says, and returns the lease
-    /// that takes the record's place if the claim got it.
+    /// Decides a claim by the record that was `found`, as [`decide`] says, and returns what becomes
+    /// of the record.
     ///
     /// For stores that read, decide and write as one step. `request.now` is the time of the clock
     /// that the store decides by.
-    pub fn on(found: Option<Record>, request: &ClaimRequest<'_>) -> (Self, Option<Lease>) {
+    pub fn on(found: Option<Record>, request: &ClaimRequest<'_>) -> (Self, Change) {
         let now = request.now;
         let claim = match (decide(found.as_ref().map(Held::from), request), found) {
             (
@@ -232,12 +232,24 @@ impl Claim {
                 Self::in_progress(lease.seen_at(now), None)
             }
         };
-        (claim, None)
+        (claim, Change::Keep)
     }
 
-    fn acquired(lease: Lease, now: Timestamp) -> (Self, Option<Lease>) {
-        (Self::Acquired(lease.clone().seen_at(now)), Some(lease))
+    fn acquired(lease: Lease, now: Timestamp) -> (Self, Change) {
+        let acquired = Self::Acquired(lease.clone().seen_at(now));
+        (acquired, Change::Write(Record::InProgress(lease)))
     }
+}
+
+/// What becomes of a record, in the same step in which it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It stays as it is, or absent.
+    Keep,
+    /// This takes its place.
+    Write(Record),
+    /// It goes.
+    Remove,
 }
 
 /// Whether a fenced write was applied.
@@ -251,6 +263,64 @@ pub enum Fenced {
 }
 
 impl Fenced {
+    /// Renews the lease in the record that was `found` if `holder` still owns it, and returns what
+    /// becomes of the record. `now` is the time of the clock that the store decides by, here and
+    /// below.
+    pub fn renew(
+        found: Option<Record>,
+        holder: &Holder,
+        renewal: Renewal,
+        now: Timestamp,
+    ) -> (Self, Change) {
+        Self::write(found, holder, now, |mut lease| {
+            lease.renew(renewal, now);
+            Change::Write(Record::InProgress(lease))
+        })
+    }
+
+    /// Completes the record that was `found` if `holder` still owns it, and returns what becomes of
+    /// the record. A repetition is [`Fenced::Applied`].
+    pub fn complete(
+        found: Option<Record>,
+        holder: &Holder,
+        completion: &Completion,
+        now: Timestamp,
+    ) -> (Self, Change) {
+        let (fenced, change) = Self::write(found, holder, now, |lease| {
+            let completed = completion.record(holder.identity, lease.created_at, now);
+            Change::Write(Record::Completed(completed))
+        });
+        (fenced.or_repeated(completion), change)
+    }
+
+    /// Releases the lease in the record that was `found` if `holder` still owns it, and returns
+    /// what becomes of the record.
+    pub fn release(
+        found: Option<Record>,
+        holder: &Holder,
+        release: Release,
+        now: Timestamp,
+    ) -> (Self, Change) {
+        Self::write(found, holder, now, |lease| {
+            match release.leaves(&lease, now) {
+                Some(orphan) => Change::Write(Record::InProgress(orphan)),
+                None => Change::Remove,
+            }
+        })
+    }
+
+    fn write(
+        found: Option<Record>,
+        holder: &Holder,
+        now: Timestamp,
+        change: impl FnOnce(Lease) -> Change,
+    ) -> (Self, Change) {
+        match Self::check(found, holder, now) {
+            Ok(lease) => (Self::Applied, change(lease)),
+            Err(lost) => (lost, Change::Keep),
+        }
+    }
+
     /// Returns the lease in the record that was `found` if `holder` still owns it.
     ///
     /// # Errors

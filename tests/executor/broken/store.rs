@@ -11,7 +11,7 @@ use tower_idempotency::record::{
     ClaimRequest, FencingToken, Holder, Identity, Lease, Liveness, Owner, RecipeId, Record,
     Renewal, Seen,
 };
-use tower_idempotency::store::{Claim, Completion, Fenced, Release, Store, Waiter};
+use tower_idempotency::store::{Change, Claim, Completion, Fenced, Release, Store, Waiter};
 use tower_idempotency::testing::ManualClock;
 use tower_idempotency::{Clock, RecordKey, StoreError, StoreErrorKind, Timestamp};
 
@@ -125,7 +125,11 @@ impl BrokenStore {
             }
             _ => {}
         }
-        let (claim, mut written) = Claim::on(found, &request);
+        let (claim, change) = Claim::on(found, &request);
+        let mut written = match change {
+            Change::Write(Record::InProgress(lease)) => Some(lease),
+            _ => None,
+        };
         if let Some(lease) = &mut written
             && self.has(M::ShortensTheLease)
         {
