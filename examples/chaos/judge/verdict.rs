@@ -92,6 +92,9 @@ impl Verdict {
         rows.extend(answers.map(|(what, count)| row(&format!("– {what}"), count)));
         rows.push(row("attempts whose handler began", attempts));
         rows.push(row("charges made", effects));
+        if let Some(units) = evidence.storm.capacity {
+            rows.push(row("units a second that the store takes", units));
+        }
         let blows = evidence.blows.iter();
         rows.extend(blows.map(|(what, count)| row(what, count)));
         rows.push(row("handlers that blocked past their lease", blocked));

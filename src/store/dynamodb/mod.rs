@@ -174,11 +174,18 @@ pub use self::trouble::TableError;
 /// [`may_have_been_applied`](StoreError::may_have_been_applied) looks at each try that the SDK
 /// made, not only at the last one. The SDK's error is the source.
 ///
-/// Retries are the SDK's. A write that is throttled all the same is tried again for 3 s, and no
-/// chunk is written by this process meanwhile; a chunk is tried again by itself, and one that was
-/// written is not written again when the completion is made anew. How many chunks are on their way
-/// follows what DynamoDB lets through. A try that repeats one whose answer was lost finds its own record and
-/// gives what the first one would have given.
+/// # Throttling
+///
+/// Claims and ends of attempts go first: one that is throttled after the SDK's own retries is tried
+/// again for 3 s, and this process writes no chunk meanwhile. A chunk that is throttled is tried
+/// again by itself for 30 s. One that was written is not written again when the completion is
+/// made anew, and the number of chunks on their way follows what DynamoDB lets through. Chunks that
+/// are throttled or left out of a batch are read again for 3 s; duplicates that come to one process
+/// at the same time read them once. The tests in `tests/dynamodb/throttled.rs` run against limits
+/// for each table and each partition; `docs/performance.md` has the figures.
+///
+/// A try that repeats one whose answer was lost finds its own record, and gives what the first one
+/// would have given.
 ///
 /// # Rust
 ///
