@@ -17,6 +17,7 @@ mod misuse;
 mod outcome;
 mod policy;
 mod problem;
+mod protocol;
 pub mod record;
 mod request;
 mod response;
@@ -34,9 +35,7 @@ pub use crate::body::{
 };
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use crate::error::{StoreError, StoreErrorKind};
-pub use crate::executor::{
-    Attempt, AttemptEnded, Executor, Handle, Ran, Recorded, RunError, Stats,
-};
+pub use crate::executor::{Attempt, AttemptEnded, Executor, Handle, Ran, RunError, Stats};
 pub use crate::fields::{Field, InvalidPointer};
 pub use crate::fingerprint::Fingerprint;
 pub use crate::key::{
@@ -52,6 +51,7 @@ pub use crate::policy::{
     Summary, SummaryTooLong,
 };
 pub use crate::problem::{Refusal, RefusalReason};
+pub use crate::protocol::Recorded;
 pub use crate::request::{
     CREDENTIAL_HEADERS, CallerSource, FingerprintSource, KeySource, Naming, OPERATION_HEADERS,
     QuerySource, Recipe, UNIDENTIFYING_COOKIES, original_path,

@@ -6,9 +6,9 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 
 use crate::clock::Timestamp;
-use crate::executor::Recorded;
 use crate::key::IDEMPOTENCY_KEY;
 use crate::problem::RefusalReason;
+use crate::protocol::Recorded;
 
 /// `Idempotent-Replayed: true` stands on every replayed answer, as Stripe does it.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");

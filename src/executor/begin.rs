@@ -18,11 +18,12 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::fingerprint::Fingerprint;
 use crate::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::policy::Orphan;
+use crate::protocol::attempt::{Action, Event, Give, Orphans, Refusal, State, Terms};
 use crate::record::{
-    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, Renewal, Seen,
-    decide, random_u64,
+    ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, Seen, decide,
+    random_u64,
 };
-use crate::store::{Claim, Completion, Fenced, Store, Waiter, at_once};
+use crate::store::{Claim, Store, Waiter, at_once};
 
 /// The least pause between two waits for a run.
 const BREATH: Duration = Duration::from_millis(1);
@@ -32,7 +33,7 @@ pub(crate) struct Claimant {
     pub(crate) key: IdempotencyKey,
     pub(super) identity: Identity,
     accepted: Vec<Identity>,
-    earlier: Option<Box<Earlier>>,
+    pub(super) earlier: Option<Box<Earlier>>,
     pub(super) owner: Owner,
     /// The attempt that its request runs under already.
     within: Option<Owner>,
@@ -91,6 +92,12 @@ pub(crate) enum Begun {
     Refused(Conflict),
     /// The key is held by the attempt that the request runs under already.
     Within,
+}
+
+impl Begun {
+    pub(super) const fn in_progress() -> Self {
+        Self::Refused(Conflict::in_progress())
+    }
 }
 
 /// The right to run, counted.
@@ -187,19 +194,24 @@ impl<St: Store> Executor<St> {
         if let Err(error) = check_runtime() {
             return Begun::Refused(Conflict::Store(error));
         }
+        let terms = self.terms();
         let wait = self.shared.settings.wait;
         let patience = (!wait.is_zero()).then(|| after(wait));
         let mut lookout = None;
+        let mut state = State::CLAIMING;
         loop {
             stage.may_hold();
             let claimed = match self.enter() {
-                Ok(entered) => self.claim(claimant, entered, patience.is_some()).await,
+                Ok(entered) => {
+                    self.claim(claimant, &mut state, entered, patience.is_some())
+                        .await
+                }
                 Err(conflict) => self.look(claimant, conflict).await,
             };
             let in_flight = match claimed {
                 Claimed::Begun(begun) => {
                     self.tell_others(lookout, claimant, &begun);
-                    return self.checked(begun, claimant, stage).await;
+                    return self.begun(begun, claimant, state, stage).await;
                 }
                 Claimed::InProgress(in_flight) => in_flight,
             };
@@ -210,15 +222,27 @@ impl<St: Store> Executor<St> {
             if self.is_within(&in_flight, claimant.within) {
                 return Begun::Within;
             }
-            if stage.is_left() {
-                // Nobody waits for the run in flight any more.
-                return Begun::Refused(Conflict::Left);
-            }
-            let Some(patience) = patience.filter(|patience| Instant::now() < *patience) else {
-                return Begun::Refused(in_flight.conflict(self.now()));
+            let patience = patience.filter(|patience| Instant::now() < *patience);
+            let step = state.on(
+                Event::InProgress {
+                    waits: patience.is_some(),
+                    is_left: stage.is_left(),
+                },
+                &terms,
+            );
+            let Some(patience) = patience.filter(|_| step.then == Action::Wait) else {
+                return Begun::Refused(match step.give {
+                    Some(Give::Refusal(Refusal::Left)) => Conflict::Left,
+                    _ => in_flight.conflict(self.now()),
+                });
             };
             let waiting = self.wait_for(in_flight, claimant, &mut lookout, patience);
-            if let Some(begun) = waiting.await {
+            let found = waiting.await;
+            let event = match found {
+                Some(_) => Event::Found,
+                None => Event::WaitOver,
+            };
+            if let (Some(Give::Found), Some(begun)) = (state.on(event, &terms).give, found) {
                 return begun;
             }
             // A store that says by turns that a run has ended and goes on would keep this thread
@@ -253,88 +277,19 @@ impl<St: Store> Executor<St> {
         Arc::as_ptr(&self.shared.store).cast::<()>().addr()
     }
 
-    /// Looks whether work may begin under a lease that was granted.
-    ///
-    /// What rarely happens is boxed, so that the rest is small.
-    async fn checked(&self, begun: Begun, claimant: &Claimant, stage: &Stage) -> Begun {
-        let earlier = claimant.earlier.as_deref();
-        let held = match (begun, earlier) {
-            (Begun::Held(held), _) => held,
-            (refused @ Begun::Refused(Conflict::OutcomeUnknown { .. }), Some(earlier)) => {
-                let recorded = Box::pin(self.recorded_earlier(claimant, earlier)).await;
-                return recorded.map_or(refused, Begun::Completed);
-            }
-            (begun, _) => return begun,
-        };
-        if stage.is_left() {
-            Box::pin(self.undo(held)).await;
-            return Begun::Refused(Conflict::Left);
-        }
-        // Stopped for longer than its lease, before its work began: another may have begun.
-        if held.lease.deadline <= self.now() {
-            Box::pin(self.undo(held)).await;
-            return Begun::Refused(Conflict::InProgress {
-                retry_after: Duration::from_secs(1),
-                owner: None,
-            });
-        }
-        if self.reconciles(&held) {
-            return Box::pin(self.reconcile(held, &claimant.key, stage)).await;
-        }
-        // Also where an attempt was lost before: it may have died before it looked.
-        let Some(earlier) = earlier else {
-            return Begun::Held(held);
-        };
-        match Box::pin(self.look_at_earlier(held, claimant, earlier)).await {
-            Begun::Held(held) if stage.is_left() => {
-                Box::pin(self.undo(held)).await;
-                Begun::Refused(Conflict::Left)
-            }
-            begun => begun,
-        }
-    }
-
-    /// Returns why work must not begin under `lease`, if that was granted so long ago that only the
-    /// store can tell whether the heartbeat has kept it.
-    pub(crate) async fn still_holds(&self, lease: Option<&Lease>) -> Result<(), Conflict> {
-        let Some(lease) = lease else {
-            return Err(Conflict::LeaseLost);
-        };
+    /// What attempts are decided by.
+    #[inline]
+    pub(super) fn terms(&self) -> Terms {
         let settings = &self.shared.settings;
-        let renewal = Renewal::new(settings.lease, settings.retention);
-        let holder = lease.holder();
-        let mut deadline = lease.deadline;
-        while deadline <= self.now() {
-            let now = self.now();
-            deadline = renewal.deadline(now);
-            let renewing = self.shared.store.renew(&holder, renewal, now);
-            let renewed = self.bounded(renewing).await;
-            match renewed.map_err(Conflict::Store)? {
-                Fenced::Applied => {}
-                Fenced::LeaseLost(_) => {
-                    return Err(Conflict::InProgress {
-                        retry_after: Duration::from_secs(1),
-                        owner: None,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The completion of `lease` at `now`.
-    pub(super) fn completion(
-        &self,
-        lease: &Lease,
-        payload: bytes::Bytes,
-        retention: Option<Duration>,
-        now: Timestamp,
-    ) -> Completion {
-        Completion {
-            payload,
-            retention: retention.unwrap_or(self.shared.settings.retention),
-            age: now.since(lease.created_at),
-            is_given_unrecorded: self.shared.settings.answer_unrecorded,
+        Terms {
+            orphans: match settings.orphan {
+                Orphan::Retake => Orphans::Retake,
+                Orphan::Hold => Orphans::Hold,
+                Orphan::Reconcile(_) => Orphans::Reconcile,
+            },
+            answer_unrecorded: settings.answer_unrecorded,
+            lease: settings.lease,
+            clock_skew: settings.clock_skew,
         }
     }
 
@@ -395,6 +350,7 @@ impl<St: Store> Executor<St> {
     async fn claim(
         &self,
         claimant: &Claimant,
+        state: &mut State,
         entered: Entered<'_>,
         wants_waiter: bool,
     ) -> Claimed {
@@ -404,18 +360,23 @@ impl<St: Store> Executor<St> {
             wants_waiter,
             ..self.request_of(claimant, &parts, self.now())
         };
-        let mut claim = self.bounded(store.claim(&request)).await;
-        if claim.as_ref().is_err_and(StoreError::may_have_been_applied) {
-            // The owner tells: if the first try was applied, this one gets its lease.
-            request.now = self.now();
-            claim = self.bounded(store.claim(&request)).await;
-            if let Err(error) = claim {
-                // It counts among the runs until it is known that nothing is left of it.
-                self.give_back_in_background(claimant, entered.hold());
-                return Claimed::Begun(store_failed(request.key, error));
+        loop {
+            let error = match self.bounded(store.claim(&request)).await {
+                Err(error) => error,
+                claim => return classify(claim, &request, entered, self.heart(), self.now()),
+            };
+            let maybe_applied = error.may_have_been_applied();
+            let step = state.on(Event::ClaimFailed { maybe_applied }, &self.terms());
+            match step.then {
+                Action::Claim => request.now = self.now(),
+                Action::Look { .. } => {
+                    // It counts among the runs until it is known that nothing is left of it.
+                    self.look_in_background(claimant, step, *state, entered.hold());
+                    return Claimed::Begun(store_failed(request.key, error));
+                }
+                _ => return Claimed::Begun(store_failed(request.key, error)),
             }
         }
-        classify(claim, &request, entered, self.heart(), self.now())
     }
 
     /// What there is for someone who may not run: an answer, another's run, or `conflict`.

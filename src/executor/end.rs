@@ -1,6 +1,5 @@
 //! From the end of a run to its record.
 
-use std::fmt;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
@@ -14,18 +13,17 @@ use super::faults::log_fault;
 use super::living::{Flags, Noted};
 use super::run::Panic;
 use super::wait::{SharedEnd, What};
-use super::{Conflict, Executor, after};
+use super::{Conflict, Executor};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::key::IdempotencyKey;
-use crate::policy::{Effects, End, Orphan, Reconciled};
+use crate::policy::{Effects, End, Orphan};
+use crate::protocol::Recorded;
+use crate::protocol::attempt::{
+    Action, Event, Fault, Give, Refusal, State, Step, Write, Written, is_shared,
+};
 use crate::record::{Completed, Lease, Owner};
 use crate::response::Answer;
 use crate::store::{Completion, Fenced, Release, Store};
-
-/// The first pause before an end is tried again that the store did not take.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a run ended with.
 pub(crate) struct Finished<V> {
@@ -78,6 +76,32 @@ impl Ending {
         }
     }
 
+    /// What has happened, as the protocol sees it.
+    pub(super) const fn event(&self) -> Event {
+        let (end, is_stored) = match self {
+            Self::NotBegun => return Event::NotBegun,
+            Self::Final { answer, .. } => (End::Final, answer.is_stored),
+            Self::NothingDone { .. } => (End::NothingDone, false),
+            Self::Unknown { .. } => (End::Unknown, false),
+        };
+        Event::Ended { end, is_stored }
+    }
+
+    /// What is there to be written.
+    pub(super) fn left(self) -> Left {
+        let (answer, retention, status) = match self {
+            Self::NotBegun | Self::NothingDone { .. } => (None, None, None),
+            Self::Final { answer, retention } => (Some(answer), retention, None),
+            Self::Unknown { status, .. } => (None, None, status),
+        };
+        Left {
+            answer,
+            retention,
+            status,
+            is_given_unrecorded: true,
+        }
+    }
+
     /// Takes what those get who wait for the run in this process. An answer that completes the key
     /// is in its record.
     /// `None`: nothing, and so they claim it again.
@@ -108,10 +132,23 @@ pub(super) struct Told {
     response: Option<Bytes>,
 }
 
-/// An answer in its recorded form, and what it counts as.
+/// What an attempt leaves to be written, whatever it is that is written.
+#[derive(Default)]
+pub(super) struct Left {
+    pub(super) answer: Option<Recordable>,
+    /// For how long the answer is kept; `None`: for the retention that was set.
+    pub(super) retention: Option<Duration>,
+    /// The status that an attempt without an answer ended with.
+    pub(super) status: Option<u16>,
+    /// Whether the client may get the answer also if the store does not take it.
+    pub(super) is_given_unrecorded: bool,
+}
+
+/// An answer in its recorded form.
 pub(crate) struct Recordable {
     payload: Bytes,
-    recorded: Recorded,
+    /// Whether it has the response.
+    pub(super) is_stored: bool,
 }
 
 impl Recordable {
@@ -119,7 +156,7 @@ impl Recordable {
     pub(crate) const fn response(payload: Bytes) -> Self {
         Self {
             payload,
-            recorded: Recorded::Stored,
+            is_stored: true,
         }
     }
 
@@ -132,10 +169,7 @@ impl From<Answer> for Recordable {
     fn from(answer: Answer) -> Self {
         Self {
             payload: answer.encode(),
-            recorded: match answer {
-                Answer::NotStored { .. } => Recorded::NotStored,
-                _ => Recorded::Stored,
-            },
+            is_stored: !matches!(answer, Answer::NotStored { .. }),
         }
     }
 }
@@ -171,108 +205,124 @@ pub(crate) enum Settled<V> {
     Withheld(Conflict, Recorded),
 }
 
-/// What became of the key after its work ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Recorded {
-    /// The lease was lost while the work ran, and nobody has recorded an answer in its place yet.
-    /// An answer that would have been recorded is refused with 409 `lease-lost`, for the key may
-    /// get another one.
-    LeaseLost,
-    /// The key is completed, without the response: retries are refused with 409
-    /// `response-not-stored`.
-    NotStored,
-    /// The store did not take the answer yet; it is tried again in the background, under the
-    /// lease. The client gets it all the same, or is refused with 503 `not-recorded`; see
-    /// [`answer_unrecorded`](crate::IdempotencyLayer::answer_unrecorded).
-    Pending,
-    /// The key is released, because nothing was done, or because the orphan policy lets an unknown
-    /// outcome run again: the next request runs.
-    Released,
-    /// The answer is recorded: retries get it.
-    Stored,
-    /// The outcome is not known, and the key is held: retries are refused with 409
-    /// `outcome-unknown`.
-    Unknown,
-}
-
-impl Recorded {
-    /// A short name for logs and metrics, such as `stored`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LeaseLost => "lease-lost",
-            Self::NotStored => "not-stored",
-            Self::Pending => "pending",
-            Self::Released => "released",
-            Self::Stored => "stored",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for Recorded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The business system has to be asked what became of a run.
-pub(super) struct Asking {
-    /// The status that it ended with, if it did with one.
-    status: Option<u16>,
-}
-
-/// A write that ends a lease.
-pub(super) struct Write {
+/// A write that ends a lease, ready for the store.
+pub(super) struct Ready {
     /// When the attempt ended. What is tried again says the same.
     pub(super) now: Timestamp,
-    pub(super) change: Change,
+    pub(super) write: Write,
+    change: Change,
 }
 
 /// What a write makes of the record.
-pub(super) enum Change {
-    Complete(Completion, Recorded),
+enum Change {
+    Complete(Completion),
     Release(Release),
 }
 
-impl<St: Store> Executor<St> {
-    /// What came of a run whose lease ended so. If that was a panic, it goes on.
-    #[inline]
-    pub(super) fn settled<V>(
-        &self,
-        outcome: Result<V, Panic>,
-        is_answer: bool,
-        ended: Ended,
-        created_at: Timestamp,
-    ) -> Settled<V> {
-        let value = outcome.unwrap_or_else(|panic| resume_unwind(panic));
-        let (recorded, expires_at) = match ended {
-            Ended::As(recorded, expires_at) => (recorded, expires_at),
-            Ended::Superseded(completed) => return Settled::Superseded(completed),
-        };
-        if is_answer && let Some(conflict) = self.withholds(recorded) {
-            return Settled::Withheld(conflict, recorded);
-        }
-        Settled::Value {
-            value,
-            recorded,
-            created_at,
-            expires_at,
+impl Ready {
+    /// Until when the record is kept once it is written.
+    fn expires_at(&self) -> Option<Timestamp> {
+        match &self.change {
+            Change::Complete(completion) => Some(self.now.plus(completion.retention)),
+            Change::Release(Release::Orphan { retention, .. }) => Some(self.now.plus(*retention)),
+            Change::Release(Release::Free) => None,
         }
     }
 
-    /// Why an answer is kept from the one who waits for it, if it is: one that is not recorded is
-    /// not yet the answer to the key.
-    fn withholds(&self, recorded: Recorded) -> Option<Conflict> {
-        match recorded {
-            Recorded::LeaseLost => Some(Conflict::LeaseLost),
-            Recorded::Pending if !self.shared.settings.answer_unrecorded => {
-                Some(Conflict::NotRecorded)
+    fn completed(&self, lease: &Lease) -> Option<Completed> {
+        match &self.change {
+            Change::Complete(completion) => {
+                Some(completion.record(lease.identity, lease.created_at, self.now))
             }
-            _ => None,
+            Change::Release(_) => None,
         }
     }
 
+    /// What came of a write that is given up to the client, or that the store has answered.
+    #[inline]
+    pub(super) fn finished(&self, lease: &Lease, give: Give, answered: Answered) -> Finish {
+        let recorded = match give {
+            Give::Own(recorded) | Give::Withheld(_, recorded) => Some(recorded),
+            _ => None,
+        };
+        if let Some(recorded) = recorded
+            && recorded != Recorded::Pending
+        {
+            debug!(record = %lease.key, %recorded, "a run ended");
+        }
+        Finish {
+            expires_at: match answered.written {
+                Written::Applied => self.expires_at(),
+                _ => None,
+            },
+            completed: match give {
+                Give::Reconciled => self.completed(lease),
+                _ => answered.superseding,
+            },
+            give,
+        }
+    }
+}
+
+/// A lease whose end is under way.
+pub(super) struct GoingOn {
+    pub(super) state: State,
+    pub(super) step: Step,
+    /// The first write, where it is ready.
+    pub(super) ready: Option<Ready>,
+    pub(super) left: Left,
+    pub(super) told: Option<Told>,
+}
+
+/// How a lease ended.
+pub(super) struct Finish {
+    pub(super) give: Give,
+    /// The answer that was recorded, or that another recorded in its place.
+    completed: Option<Completed>,
+    expires_at: Option<Timestamp>,
+}
+
+impl Finish {
+    /// The answer that the key has now.
+    pub(super) fn completed(self) -> Option<Completed> {
+        self.completed
+    }
+
+    /// What the one gets who waited for a run. If that was a panic, it goes on.
+    #[inline]
+    pub(super) fn settle<V>(self, outcome: Result<V, Panic>, created_at: Timestamp) -> Settled<V> {
+        let value = outcome.unwrap_or_else(|panic| resume_unwind(panic));
+        let (refusal, recorded) = match self.give {
+            Give::Own(recorded) => {
+                return Settled::Value {
+                    value,
+                    recorded,
+                    created_at,
+                    expires_at: self.expires_at,
+                };
+            }
+            Give::Withheld(refusal, recorded) => (refusal, recorded),
+            _ => match self.completed {
+                Some(completed) => return Settled::Superseded(completed),
+                None => (Refusal::LeaseLost, Recorded::LeaseLost),
+            },
+        };
+        let conflict = match refusal {
+            Refusal::NotRecorded => Conflict::NotRecorded,
+            _ => Conflict::LeaseLost,
+        };
+        Settled::Withheld(conflict, recorded)
+    }
+}
+
+/// What the store said to a write.
+pub(super) struct Answered {
+    pub(super) written: Written,
+    /// The answer that another recorded in its place.
+    superseding: Option<Completed>,
+}
+
+impl<St: Store> Executor<St> {
     /// Whether somebody in this process waits for the end of the run of `owner`.
     pub(crate) fn is_awaited(&self, owner: Owner) -> bool {
         let is_awaited = self.heart().with(owner, |noted| noted.is_awaited());
@@ -281,37 +331,47 @@ impl<St: Store> Executor<St> {
 
     /// What those get who wait for a run whose lease ended so; `None` when they have to ask the
     /// store.
-    fn shared_end(&self, lease: &Lease, write: &Write, ended: &Ended, told: Told) -> Option<What> {
-        match (ended, &write.change) {
-            (Ended::Superseded(completed), _) => Some(What::Recorded(completed.clone())),
-            (Ended::As(Recorded::LeaseLost, _), _) => None,
-            (Ended::As(Recorded::Pending, _), Change::Complete(..))
-                if !self.shared.settings.answer_unrecorded =>
-            {
-                None
-            }
-            (Ended::As(..), Change::Complete(completion, _)) => Some(What::Recorded(
-                completion.record(lease.identity, lease.created_at, write.now),
-            )),
-            (Ended::As(..), Change::Release(release)) => Some(match told.response {
-                Some(response) => What::Response(response),
-                None => What::Nothing {
-                    class: match (release, &self.shared.settings.orphan) {
-                        // The business system was asked, and has said so.
-                        (Release::Free, Orphan::Reconcile(_)) => End::NothingDone,
-                        _ => told.class,
-                    },
-                },
-            }),
+    fn shared_end(
+        &self,
+        lease: &Lease,
+        ready: &Ready,
+        finish: &Finish,
+        told: Told,
+    ) -> Option<What> {
+        let recorded = match finish.give {
+            Give::Own(recorded) | Give::Withheld(_, recorded) => recorded,
+            _ => return finish.completed.clone().map(What::Recorded),
+        };
+        if !is_shared(ready.write, recorded, &self.terms()) {
+            return None;
         }
+        if let Some(completed) = ready.completed(lease) {
+            return Some(What::Recorded(completed));
+        }
+        Some(match told.response {
+            Some(response) => What::Response(response),
+            None => What::Nothing {
+                class: match (ready.write, &self.shared.settings.orphan) {
+                    // The business system was asked, and has said so.
+                    (Write::Free, Orphan::Reconcile(_)) => End::NothingDone,
+                    _ => told.class,
+                },
+            },
+        })
     }
 
     /// Ends an attempt whose lease ended so, and gives its end to those who wait for it.
     #[inline]
-    pub(super) fn leave(&self, held: &mut Held, write: &Write, ended: &Ended, told: Option<Told>) {
+    pub(super) fn leave(
+        &self,
+        held: &mut Held,
+        ready: &Ready,
+        finish: &Finish,
+        told: Option<Told>,
+    ) {
         let Held { lease, alive, .. } = held;
         alive.leave(|| {
-            let what = self.shared_end(lease, write, ended, told?)?;
+            let what = self.shared_end(lease, ready, finish, told?)?;
             Some(SharedEnd::of(lease, what))
         });
     }
@@ -338,96 +398,38 @@ impl<St: Store> Executor<St> {
         }
     }
 
-    /// How the lease ends by what came of its run.
-    #[inline]
-    pub(super) fn write_for(&self, lease: &Lease, ending: Ending) -> Result<Write, Asking> {
-        Ok(match ending {
-            Ending::Final { answer, retention } => self.record(lease, answer, retention),
-            Ending::NotBegun | Ending::NothingDone { .. } => self.releasing(Release::Free),
-            Ending::Unknown { status, .. } => match &self.shared.settings.orphan {
-                Orphan::Retake => self.releasing(Release::Free),
-                Orphan::Hold => self.releasing(self.as_orphan(status)),
-                Orphan::Reconcile(_) => return Err(Asking { status }),
-            },
-        })
-    }
-
-    /// How the lease ends of a run whose outcome the business system knows, or does not.
-    pub(super) async fn asked_write(
-        &self,
-        key: &IdempotencyKey,
-        lease: &Lease,
-        Asking { status }: Asking,
-    ) -> Write {
-        let reconciled = match &self.shared.settings.orphan {
-            Orphan::Reconcile(reconcile) => self.ask(reconcile, key, lease).await,
-            Orphan::Retake | Orphan::Hold => Reconciled::Unknown,
-        };
-        match reconciled {
-            Reconciled::Completed(answer) => self.record(lease, answer.into(), None),
-            Reconciled::NotExecuted => self.releasing(Release::Free),
-            Reconciled::Unknown => self.releasing(self.as_orphan(status)),
-        }
-    }
-
     /// How an attempt ends whose outcome nobody knows: its retention counts from here.
     pub(super) fn as_orphan(&self, first_status: Option<u16>) -> Release {
         Release::orphan(self.shared.settings.retention, first_status)
     }
 
-    fn releasing(&self, release: Release) -> Write {
-        Write {
-            now: self.now(),
-            change: Change::Release(release),
-        }
-    }
-
-    fn record(&self, lease: &Lease, answer: Recordable, retention: Option<Duration>) -> Write {
+    /// What a write says to the store.
+    #[inline]
+    pub(super) fn ready(&self, lease: &Lease, write: Write, left: &mut Left) -> Ready {
         let now = self.now();
-        let completion = self.completion(lease, answer.payload, retention, now);
-        Write {
-            now,
-            change: Change::Complete(completion, answer.recorded),
-        }
-    }
-
-    /// Gives a key back whose work was not begun. Those who wait for it claim it again.
-    pub(super) async fn undo(&self, held: Held) {
-        let release = self.releasing(self.undoing(&held.lease));
-        self.end(held, release, None).await;
-    }
-
-    pub(super) async fn end(&self, held: Held, write: Write, told: Option<Told>) -> Ended {
-        let (mut held, mut write) = (held, write);
-        let mut tried = self.try_end(&held.lease, &write).await;
-        if let Err(error) = &tried
-            && error.kind() == StoreErrorKind::TooLarge
-            && let Some(smaller) = Self::not_stored(&write)
-        {
-            write = smaller;
-            tried = self.try_end(&held.lease, &write).await;
-        }
-        let error = match tried {
-            Ok(ended) => {
-                self.leave(&mut held, &write, &ended, told);
-                drop(held);
-                return ended;
-            }
-            Err(error) => error,
+        let answer = match write {
+            Write::Complete { .. } => left.answer.take(),
+            Write::Free | Write::Orphan => None,
         };
-        let ended = Ended::As(Recorded::Pending, None);
-        if let Some(told) = told
-            && let Some(what) = self.shared_end(&held.lease, &write, &ended, told)
-        {
-            held.alive.tell(|| SharedEnd::of(&held.lease, what));
-        }
-        self.end_in_background(held, write, &error);
-        ended
+        let change = match (answer, write) {
+            (Some(answer), _) => {
+                let settings = &self.shared.settings;
+                Change::Complete(Completion {
+                    payload: answer.payload,
+                    retention: left.retention.unwrap_or(settings.retention),
+                    age: now.since(lease.created_at),
+                    is_given_unrecorded: left.is_given_unrecorded && settings.answer_unrecorded,
+                })
+            }
+            (None, Write::Free) => Change::Release(Release::Free),
+            (None, _) => Change::Release(self.as_orphan(left.status)),
+        };
+        Ready { now, write, change }
     }
 
-    /// The same end for a store that will never take its answer: one whose response is not stored.
-    fn not_stored(write: &Write) -> Option<Write> {
-        let Change::Complete(completion, _) = &write.change else {
+    /// The same for a store that will never take its answer: one whose response is not stored.
+    fn not_stored(ready: &Ready) -> Option<Recordable> {
+        let Change::Complete(completion) = &ready.change else {
             return None;
         };
         let status = match Answer::decode(&completion.payload) {
@@ -440,126 +442,154 @@ impl<St: Store> Executor<St> {
             status,
             summary: None,
         };
-        let completion = Completion {
-            payload: answer.encode(),
-            ..completion.clone()
-        };
-        Some(Write {
-            now: write.now,
-            change: Change::Complete(completion, Recorded::NotStored),
-        })
+        Some(answer.into())
+    }
+
+    /// Ends a lease: writes, and goes on in the background with what the store does not take.
+    pub(super) async fn finish(&self, held: Held, going_on: GoingOn) -> Finish {
+        let mut held = held;
+        let GoingOn {
+            mut state,
+            mut step,
+            ready: mut first,
+            mut left,
+            told,
+        } = going_on;
+        let terms = self.terms();
+        let mut now = None;
+        loop {
+            let Action::Write(write) = step.then else {
+                // There is nothing to be written: the lease lapses.
+                return Finish {
+                    give: step.give.unwrap_or(Give::Refusal(Refusal::LeaseLost)),
+                    completed: None,
+                    expires_at: None,
+                };
+            };
+            let first = first.take();
+            let mut ready = first.unwrap_or_else(|| self.ready(&held.lease, write, &mut left));
+            // What is made smaller ended at the same time.
+            ready.now = *now.get_or_insert(ready.now);
+            let said = self.write(&held.lease, &ready).await;
+            let smaller = match &said {
+                Err(error) if error.kind() == StoreErrorKind::TooLarge => Self::not_stored(&ready),
+                _ => None,
+            };
+            let is_too_large = smaller.is_some();
+            left.answer = smaller;
+            let answered = self.answered(&held.lease, &ready, said, is_too_large, Duration::ZERO);
+            step = state.on(Event::Written(answered.written), &terms);
+            let Some(give) = step.give else { continue };
+            let finish = ready.finished(&held.lease, give, answered);
+            if let Action::Retry { after, .. } = step.then {
+                if let Some(told) = told
+                    && let Some(what) = self.shared_end(&held.lease, &ready, &finish, told)
+                {
+                    held.alive.tell(|| SharedEnd::of(&held.lease, what));
+                }
+                self.finish_in_background(held, ready, state, after);
+            } else {
+                self.leave(&mut held, &ready, &finish, told);
+            }
+            return finish;
+        }
     }
 
     /// Ends a lease, if the store can do that at once.
     #[inline]
-    pub(super) fn try_end_now(&self, lease: &Lease, write: &Write) -> Option<Ended> {
-        let store = &self.shared.store;
-        let fenced = match &write.change {
-            Change::Complete(completion, _) => {
-                store.try_complete(&lease.holder(), completion, write.now)?
-            }
-            Change::Release(_) => return None,
+    pub(super) fn write_now(&self, lease: &Lease, ready: &Ready) -> Option<Answered> {
+        let Change::Complete(completion) = &ready.change else {
+            return None;
         };
-        self.ended(lease, write, fenced).ok()
+        let store = &self.shared.store;
+        let said = store.try_complete(&lease.holder(), completion, ready.now)?;
+        // What failed is tried again, with time to wait.
+        said.ok()
+            .map(|fenced| self.answered(lease, ready, Ok(fenced), false, Duration::ZERO))
     }
 
-    async fn try_end(&self, lease: &Lease, write: &Write) -> Result<Ended, StoreError> {
+    async fn write(&self, lease: &Lease, ready: &Ready) -> Result<Fenced, StoreError> {
         let store = &self.shared.store;
-        let (holder, now) = (lease.holder(), write.now);
-        let fenced = match &write.change {
-            Change::Complete(completion, _) => {
+        let (holder, now) = (lease.holder(), ready.now);
+        match &ready.change {
+            Change::Complete(completion) => {
                 self.bounded(store.complete(&holder, completion, now)).await
             }
             Change::Release(release) => self.bounded(store.release(&holder, *release, now)).await,
-        };
-        self.ended(lease, write, fenced)
+        }
     }
 
-    /// What a write made of a lease.
-    fn ended(
+    /// What the store said to a write, as the protocol sees it.
+    fn answered(
         &self,
         lease: &Lease,
-        write: &Write,
-        fenced: Result<Fenced, StoreError>,
-    ) -> Result<Ended, StoreError> {
-        let ended = match (fenced, &write.change) {
-            (Ok(Fenced::Applied), Change::Complete(completion, recorded)) => {
-                Ended::As(*recorded, Some(write.now.plus(completion.retention)))
-            }
-            (Ok(Fenced::Applied), Change::Release(Release::Free)) => {
-                Ended::As(Recorded::Released, None)
-            }
-            (Ok(Fenced::Applied), Change::Release(Release::Orphan { retention, .. })) => {
-                Ended::As(Recorded::Unknown, Some(write.now.plus(*retention)))
-            }
-            (Ok(Fenced::LeaseLost(completed)), _) => {
+        ready: &Ready,
+        said: Result<Fenced, StoreError>,
+        is_too_large: bool,
+        tried_for: Duration,
+    ) -> Answered {
+        let (written, superseding) = match said {
+            Ok(Fenced::Applied) => (Written::Applied, None),
+            Ok(Fenced::LeaseLost(completed)) => {
                 self.shared.runs.lease_lost();
                 warn!(record = %lease.key, "a run ended after it had lost its lease");
-                match completed {
-                    Some(completed) if *completed.identity() == lease.identity => {
-                        Ended::Superseded(completed.by_clock(write.now))
-                    }
-                    _ => Ended::As(Recorded::LeaseLost, None),
-                }
+                let superseding = completed
+                    .filter(|completed| *completed.identity() == lease.identity)
+                    .map(|completed| completed.by_clock(ready.now));
+                let is_superseded = superseding.is_some();
+                (Written::LeaseLost { is_superseded }, superseding)
             }
-            (Err(error), _) => {
+            Err(error) => {
                 log_fault(
                     &lease.key,
                     &error,
                     "the store did not take the end of a run",
                 );
-                return Err(error);
+                let retention = match &ready.change {
+                    Change::Complete(completion) => completion.retention,
+                    Change::Release(_) => self.shared.settings.retention,
+                };
+                let fault = Fault {
+                    is_too_large,
+                    passes: error.kind().is_passing(),
+                    tried_for,
+                    retention,
+                };
+                (Written::Failed(fault), None)
             }
         };
-        if let Ended::As(recorded, _) = &ended {
-            debug!(record = %lease.key, %recorded, "a run ended");
+        Answered {
+            written,
+            superseding,
         }
-        Ok(ended)
     }
 
-    /// Goes on trying, under the lease, until the store takes it, the lease is lost, or the
-    /// record would have expired.
-    ///
-    /// A fault that does not pass by itself, such as a missing table, is not tried for that long:
-    /// the store does not renew the lease either, so it lapses, and the orphan policy decides.
-    fn end_in_background(&self, held: Held, write: Write, error: &StoreError) {
+    /// Goes on trying, under the lease, for as long as the protocol says.
+    fn finish_in_background(&self, held: Held, ready: Ready, state: State, after: Duration) {
         self.shared.runs.completion_retried();
-        let passes = error.kind().is_passing();
         let executor = self.clone();
         let retrying = async move {
-            let settings = &executor.shared.settings;
-            let kept_for = match &write.change {
-                Change::Complete(completion, _) => completion.retention,
-                Change::Release(_) => settings.retention,
-            };
-            let gives_up = after(match passes {
-                true => kept_for,
-                false => settings.lease.saturating_add(settings.clock_skew),
-            });
-            let longest_pause = LONGEST_PAUSE.min(settings.lease / 3);
-            let mut pause = FIRST_PAUSE.min(longest_pause);
+            let (mut state, mut after) = (state, after);
+            let began = Instant::now();
             loop {
-                sleep(jittered(pause)).await;
-                if executor.try_end(&held.lease, &write).await.is_ok() {
-                    break;
+                sleep(jittered(after)).await;
+                let said = executor.write(&held.lease, &ready).await;
+                let answered = executor.answered(&held.lease, &ready, said, false, began.elapsed());
+                let event = Event::Written(answered.written);
+                match state.on(event, &executor.terms()).then {
+                    Action::Retry { after: next, .. } => after = next,
+                    Action::Abandon => {
+                        error!(
+                            record = %held.lease.key,
+                            "the store never took the end of a run; the orphan policy decides about its key"
+                        );
+                        break;
+                    }
+                    _ => break,
                 }
-                if Instant::now() >= gives_up {
-                    error!(
-                        record = %held.lease.key,
-                        "the store never took the end of a run; the orphan policy decides about its key"
-                    );
-                    break;
-                }
-                pause = longest_pause.min(pause * 2);
             }
             drop(held);
         };
         tokio::spawn(retrying.instrument(Span::current()));
     }
-}
-
-/// How a lease ended.
-pub(super) enum Ended {
-    As(Recorded, Option<Timestamp>),
-    Superseded(Completed),
 }

@@ -9,6 +9,7 @@ mod heart;
 mod living;
 mod outcome;
 mod plain;
+mod prepare;
 mod previous;
 mod reconcile;
 mod room;
@@ -29,7 +30,6 @@ use tracing::error;
 
 pub(crate) use self::begin::{Begun, Claimant, Held};
 pub(crate) use self::detach::{BoxFuture, Detached, Stage, is_detached};
-pub use self::end::Recorded;
 pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
 use self::heart::{Alive, Heart, Place, has_timers};
 #[cfg_attr(

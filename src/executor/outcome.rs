@@ -433,3 +433,13 @@ pub(crate) enum Conflict {
     Left,
     Store(StoreError),
 }
+
+impl Conflict {
+    /// Another attempt has begun, or may have: nothing more is known of it.
+    pub(super) const fn in_progress() -> Self {
+        Self::InProgress {
+            retry_after: Duration::from_secs(1),
+            owner: None,
+        }
+    }
+}

@@ -9,10 +9,11 @@ use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::end::{Ending, Finished, Recorded, Settled};
+use super::end::{Ending, Finished, Settled};
 use super::run::Work;
 use super::{Executor, Ran, RunError};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::protocol::Recorded;
 use crate::record::Owner;
 use crate::response::Answer;
 use crate::store::Store;

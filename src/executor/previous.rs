@@ -4,15 +4,13 @@
 //! found under the new names. So a claim that found nothing looks for the earlier record before
 //! work begins.
 
-use std::time::Duration;
-
 use tracing::info;
 
-use super::begin::{Begun, Claimant, Held, InFlight};
+use super::begin::{Begun, Claimant, InFlight};
 use super::{Conflict, Executor};
 use crate::clock::Timestamp;
 use crate::key::{IdempotencyKey, KeyParts};
-use crate::policy::{Orphan, Reconciled};
+use crate::protocol::attempt::Earlier as Says;
 use crate::record::{ClaimRequest, Completed, Decision, Identity, Lease, Record, decide};
 use crate::store::Store;
 
@@ -23,59 +21,82 @@ pub(crate) struct Earlier {
     pub(crate) accepted: Vec<Identity>,
 }
 
+/// What the record under the earlier naming says.
+pub(super) struct Looked {
+    pub(super) says: Says,
+    /// What a claimant gets by that.
+    pub(super) begun: Option<Begun>,
+    /// The orphan that may be taken over.
+    pub(super) lost: Option<Lease>,
+}
+
+impl Looked {
+    const NOTHING: Self = Self {
+        says: Says::Nothing,
+        begun: None,
+        lost: None,
+    };
+
+    const fn refused(conflict: Conflict) -> Self {
+        Self {
+            says: Says::Found,
+            begun: Some(Begun::Refused(conflict)),
+            lost: None,
+        }
+    }
+}
+
 impl<St: Store> Executor<St> {
     /// Looks what the earlier record of a key says, whose new name was free.
     pub(super) async fn look_at_earlier(
         &self,
-        held: Held,
+        held: &Lease,
         claimant: &Claimant,
         earlier: &Earlier,
-    ) -> Begun {
+    ) -> Looked {
         let now = self.now();
         let key = earlier.key.record_key();
         let record = match self.bounded(self.shared.store.get(key, now)).await {
             Ok(Some(record)) => record.by_clock(now),
-            Ok(None) => return Begun::Held(held),
-            Err(error) => {
-                self.undo(held).await;
-                return Begun::Refused(Conflict::Store(error));
-            }
+            Ok(None) => return Looked::NOTHING,
+            Err(error) => return Looked::refused(Conflict::Store(error)),
         };
         let parts = earlier.key.parts();
         let request = self.earlier_request(claimant, earlier, &parts, now);
-        info!(record = %held.lease.key, earlier = %key, "the key has a record under its earlier name");
-        let found = match (decide(Some((&record).into()), &request), record) {
-            (Decision::Replay, Record::Completed(completed)) => Begun::Completed(completed),
+        info!(record = %held.key, earlier = %key, "the key has a record under its earlier name");
+        match (decide(Some((&record).into()), &request), record) {
+            (Decision::Replay, Record::Completed(completed)) => Looked {
+                says: Says::Found,
+                begun: Some(Begun::Completed(completed)),
+                lost: None,
+            },
             (Decision::InProgress | Decision::Own, Record::InProgress(lease)) => {
                 let in_flight = InFlight {
                     lease,
                     waiter: None,
                 };
-                Begun::Refused(in_flight.conflict(now))
+                Looked::refused(in_flight.conflict(now))
             }
-            (Decision::Acquire { .. }, Record::InProgress(lost)) => {
-                return self.take_earlier_over(held, earlier, &lost).await;
-            }
+            (Decision::Acquire { .. }, Record::InProgress(lost)) => Looked {
+                says: Says::Orphan,
+                begun: None,
+                lost: Some(lost),
+            },
             (Decision::Orphaned, Record::InProgress(lost)) => {
-                Begun::Refused(Conflict::OutcomeUnknown {
+                Looked::refused(Conflict::OutcomeUnknown {
                     first_seen: lost.created_at,
                     first_status: lost.first_status,
                 })
             }
-            (Decision::CallerDiffers, _) => Begun::Refused(Conflict::CallerDiffers),
-            (Decision::Reused, _) => Begun::Refused(Conflict::Reused),
-            (Decision::SettingsChanged { .. }, _) => Begun::Refused(Conflict::SettingsChanged),
+            (Decision::CallerDiffers, _) => Looked::refused(Conflict::CallerDiffers),
+            (Decision::Reused, _) => Looked::refused(Conflict::Reused),
+            (Decision::SettingsChanged { .. }, _) => Looked::refused(Conflict::SettingsChanged),
             // It expired in this moment.
-            (Decision::Acquire { .. }, Record::Completed(_)) => return Begun::Held(held),
+            (Decision::Acquire { .. }, Record::Completed(_)) => Looked::NOTHING,
             (Decision::Replay | Decision::InProgress | Decision::Own | Decision::Orphaned, _) => {
-                Begun::Refused(Conflict::InProgress {
-                    retry_after: Duration::from_secs(1),
-                    owner: None,
-                })
+                Looked::refused(Conflict::in_progress())
             }
-        };
-        self.undo(held).await;
-        found
+        }
     }
 
     /// Looks for the answer under the earlier name of a key that is held under its new one: the
@@ -108,27 +129,6 @@ impl<St: Store> Executor<St> {
         ClaimRequest {
             owner: claimant.owner,
             ..self.request(parts, key, earlier.identity, &earlier.accepted, now)
-        }
-    }
-
-    /// The attempt under the earlier name was lost, and the policy is not to hold it.
-    async fn take_earlier_over(&self, held: Held, earlier: &Earlier, lost: &Lease) -> Begun {
-        let Orphan::Reconcile(reconcile) = &self.shared.settings.orphan else {
-            return Begun::Held(held);
-        };
-        let lease = Lease {
-            created_at: lost.created_at,
-            ..held.lease.clone()
-        };
-        match self.ask(reconcile, &earlier.key, &lease).await {
-            Reconciled::NotExecuted => Begun::Held(held),
-            Reconciled::Completed(answer) => self.complete_reconciled(held, &answer).await,
-            Reconciled::Unknown => {
-                self.undo(held).await;
-                Begun::Refused(Conflict::OutcomeUnknownYet {
-                    first_seen: lost.created_at,
-                })
-            }
         }
     }
 }

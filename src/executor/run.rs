@@ -9,9 +9,10 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::begin::Held;
-use super::end::{Asking, Ending, Finished, Settled, Told, Write};
+use super::end::{Ending, Finished, GoingOn, Settled};
 use super::{Attempt, Executor, after};
 use crate::key::IdempotencyKey;
+use crate::protocol::attempt::{Action, Event, State};
 use crate::record::Lease;
 use crate::store::Store;
 
@@ -115,27 +116,40 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             }
         };
         let executor = this.work.executor();
-        let is_answer = matches!(ending, Ending::Final { .. });
+        let terms = executor.terms();
+        let mut state = State::Running;
+        let step = state.on(ending.event(), &terms);
         let told = ending.told();
+        let mut left = ending.left();
         let lease = &leased.held.lease;
-        let write = executor.write_for(lease, ending);
         let created_at = lease.created_at;
-        let ended = match &write {
-            Ok(write) => executor.try_end_now(lease, write),
-            Err(_) => None,
+        let ready = match step.then {
+            Action::Write(write) => Some(executor.ready(lease, write, &mut left)),
+            _ => None,
         };
-        if let (Ok(write), Some(ended)) = (&write, ended) {
+        if let Some(ready) = &ready
+            && let Some(answered) = executor.write_now(lease, ready)
+            && let Some(give) = state.on(Event::Written(answered.written), &terms).give
+        {
             // Where it is, for it is large.
-            executor.leave(&mut leased.held, write, &ended, told);
+            let finish = ready.finished(lease, give, answered);
+            executor.leave(&mut leased.held, ready, &finish, told);
             *this.leased = None;
-            let settled = executor.settled(outcome, is_answer, ended, created_at);
+            let settled = finish.settle(outcome, created_at);
             return Poll::Ready(this.work.give(settled));
         }
         leased.held.alive.end_is_under_way();
         let Some(leased) = this.leased.take() else {
             return Poll::Pending;
         };
-        let settling = settle(executor.clone(), leased, outcome, is_answer, write, told);
+        let going_on = GoingOn {
+            state,
+            step,
+            ready,
+            left,
+            told,
+        };
+        let settling = settle(executor.clone(), leased, outcome, going_on);
         let ending = this.ending.insert(Box::pin(settling));
         let settled = ready!(ending.as_mut().poll(cx));
         Poll::Ready(this.work.give(settled))
@@ -147,16 +161,17 @@ async fn settle<V, St: Store>(
     executor: Executor<St>,
     leased: Leased,
     outcome: Result<V, Panic>,
-    is_answer: bool,
-    write: Result<Write, Asking>,
-    told: Option<Told>,
+    going_on: GoingOn,
 ) -> Settled<V> {
     let Leased { held, key } = leased;
     let created_at = held.lease.created_at;
-    let write = match write {
-        Ok(write) => write,
-        Err(asking) => executor.asked_write(&key, &held.lease, asking).await,
-    };
-    let ended = executor.end(held, write, told).await;
-    executor.settled(outcome, is_answer, ended, created_at)
+    let mut going_on = going_on;
+    if going_on.step.then == Action::Ask {
+        let asked = executor.ask(&key, &held.lease).await;
+        going_on.left.answer = asked.answer;
+        let event = Event::AskedAfter(asked.said);
+        going_on.step = going_on.state.on(event, &executor.terms());
+    }
+    let finish = executor.finish(held, going_on).await;
+    finish.settle(outcome, created_at)
 }

@@ -186,9 +186,12 @@ where
         false => inner.poll_ready(cx).map(Some),
     });
     let conflict = match ready.await {
-        Some(Ok(())) => match shared.executor.still_holds(lease.as_ref()).await {
-            Ok(()) => return Ok(inner.call(request)),
-            Err(conflict) => conflict,
+        Some(Ok(())) => match lease {
+            Some(lease) => match shared.executor.still_holds(&lease).await {
+                Ok(_) => return Ok(inner.call(request)),
+                Err(conflict) => conflict,
+            },
+            None => Conflict::LeaseLost,
         },
         Some(Err(error)) => return Err(Err(error)),
         None => Conflict::Left,

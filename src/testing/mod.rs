@@ -1,5 +1,5 @@
 //! For tests: a suite that every store has to pass, a store that fails on purpose, one that has a
-//! clock of its own, and clocks.
+//! clock of its own, clocks, and the protocol of an attempt.
 //!
 //! Behind the feature `test-util`, and not covered by semantic versioning.
 
@@ -12,3 +12,4 @@ pub use self::clocked::ClockedStore;
 pub use self::clocks::{ManualClock, TokioClock};
 pub use self::faults::{Call, Fault, FaultStore};
 pub use crate::executor::Living;
+pub use crate::protocol::attempt;
