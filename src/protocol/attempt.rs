@@ -703,3 +703,6 @@ impl Step {
         Self::then(Action::Nothing)
     }
 }
+
+#[cfg(test)]
+mod tests;

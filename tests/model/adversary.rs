@@ -1,12 +1,13 @@
 //! Who decides what happens next: the adversary, within its budget.
 
 use tower_idempotency::End;
+use tower_idempotency::testing::attempt::{Event, State as At};
 
 use crate::bugs::Bug;
 use crate::checked::Checked;
 use crate::node::{call_of, is_alive_on, owner_id};
 use crate::setting::Policy;
-use crate::state::{ATTEMPTS, Call, EPOCH, Id, Message, Phase, Record, START, State};
+use crate::state::{ATTEMPTS, Call, EPOCH, Fate, Id, Message, Phase, Record, START, State};
 use crate::witness::Seen;
 
 /// One thing that happens.
@@ -35,7 +36,7 @@ pub(crate) enum Action {
     /// One who waits for another's run claims again.
     ClaimAgain(Id),
     /// One whose claims were not answered looks for its lease.
-    GiveBack(Id),
+    LookBack(Id),
     Start(Id),
     /// The handler carries out its work in the ledger.
     Effect(Id),
@@ -110,32 +111,34 @@ impl Checked {
             }
         }
         match attempt.phase {
-            Phase::Claiming { .. } if hangs_up => actions.push(Action::HangUp(id)),
             Phase::Inserting(_) => actions.push(Action::Apply(id)),
-            Phase::Waiting if self.may_claim_again(state, id) => {
+            Phase::At(At::Claiming { .. }) if hangs_up => actions.push(Action::HangUp(id)),
+            Phase::At(At::Waiting) if self.may_claim_again(state, id) => {
                 actions.push(Action::ClaimAgain(id));
             }
-            Phase::GivingBack => actions.push(Action::GiveBack(id)),
+            Phase::At(At::Looking { .. }) => actions.push(Action::LookBack(id)),
             Phase::Granted => {
                 actions.push(Action::Receive(id));
                 if hangs_up {
                     actions.push(Action::HangUp(id));
                 }
             }
-            Phase::AskingFirst | Phase::AskingAfter => {
+            Phase::At(At::AskingFirst { .. } | At::AskingAfter) => {
                 actions.push(Action::Ask { id, knows: true });
                 if left.odds > 0 {
                     actions.push(Action::Ask { id, knows: false });
                 }
             }
-            Phase::Ready => actions.push(Action::Start(id)),
-            Phase::Running => {
+            Phase::At(At::Running) if attempt.fate == Fate::NotStarted => {
+                actions.push(Action::Start(id));
+            }
+            Phase::At(At::Running) => {
                 self.possible_ends(state, id, actions);
                 if hangs_up {
                     actions.push(Action::HangUp(id));
                 }
             }
-            Phase::Retrying(_) => actions.push(Action::Retry(id)),
+            Phase::At(At::Retrying { .. }) => actions.push(Action::Retry(id)),
             _ => {}
         }
     }
@@ -200,9 +203,9 @@ impl Checked {
                 attempt.has_waited_in_vain |=
                     waits_for.is_some_and(|holder| is_alive_on(&holder, attempt.node));
                 attempt.waits_for = None;
-                self.claim_anew(state, id, false);
+                self.tell(state, id, Event::WaitOver, None);
             }
-            Action::GiveBack(id) => return self.give_back(state, id).then_some(after),
+            Action::LookBack(id) => return self.look_back(state, id).then_some(after),
             Action::Start(id) => self.start(state, id),
             Action::Effect(id) => self.effect(state, id),
             Action::Finish(id, end) => {
@@ -231,7 +234,7 @@ impl Checked {
                 });
             }
             Action::Retry(id) => {
-                let Phase::Retrying(write) = state.attempt(id).phase else {
+                let Phase::At(At::Retrying { write, .. }) = state.attempt(id).phase else {
                     return None;
                 };
                 self.retry(state, id, write);
@@ -262,7 +265,7 @@ impl Checked {
 fn forget_lapsed(state: &mut State) {
     let time = state.time;
     for attempt in &mut state.attempts {
-        if attempt.phase == Phase::Over && attempt.deadline < time {
+        if attempt.has_ended() && attempt.deadline < time {
             attempt.deadline = EPOCH;
             attempt.node = 0;
         }

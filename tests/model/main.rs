@@ -4,19 +4,16 @@
 //! # What is modelled
 //!
 //! One key; a store; two nodes; two or three requests for the key, each sent to either node, the
-//! later ones standing for retries. What an attempt does is what the executor does, step by step:
+//! later ones standing for retries. What an attempt does is said by the machine that the executor
+//! drives, `attempt::State::on`, and by nothing else: whether it claims again, waits, asks, starts,
+//! writes, tries again or gives up, and what its client gets. The nodes here carry that out, as the
+//! executor does:
 //!
-//! * it claims; a claim that is not answered is made again by the same owner, and if that is not
-//!   answered either, it is looked for and given back;
-//! * it does not start under a lease that has lapsed by its own clock, nor when its client has gone
-//!   before, but gives the key back; one that took over gives it back as an orphan;
+//! * a claim that is not answered is made again by the same owner, and if that is not answered
+//!   either, it is looked for and released;
 //! * it may renew its lease at any time until its end is recorded;
-//! * it ends as *final*, as *nothing done*, or as *unknown*, where the orphan policy decides;
 //! * one that waits for a run on its own node gets the end of that run, and claims again only if the
-//!   run was dropped; of those on a node that wait for a run elsewhere, one claims again;
-//! * an end that the store did not take is tried again in the background; meanwhile the client gets
-//!   the answer, or with `answer_unrecorded(false)` does not;
-//! * one that lost its lease gives the answer that was recorded in its place, or none.
+//!   run was dropped; of those on a node that wait for a run elsewhere, one claims again.
 //!
 //! The store applies each call in one atomic step. What a claim gets, whether a write is let
 //! through, what a renewal does, and when a lease has lapsed, is said by the crate's own `decide`,
@@ -66,7 +63,8 @@
 //! # What is not modelled
 //!
 //! Several keys, other callers and requests, the near tier, responses that are not stored, an operator who
-//! removes records, limits on runs, on execution and on retries, a clock that is further off than
+//! removes records, the record under an earlier name, limits on runs, on execution and on retries, how
+//! long pauses are (`src/protocol/attempt/tests.rs` looks at those), a clock that is further off than
 //! the skew allows (that one is shown to break the first property), and a store that is not atomic
 //! or loses what it took.
 

@@ -1,12 +1,21 @@
-//! A node: what the executor does about a request, step by step. Between any two steps it may be
-//! paused for as long as the adversary likes.
+//! A node: it does about a request what the crate's own machine says, step by step. Between any two
+//! steps it may be paused for as long as the adversary likes.
+
+use std::time::Duration;
+
+use tower_idempotency::Recorded;
+use tower_idempotency::testing::attempt::{
+    Action, Event, Fault, Give, Granted, HeldUntil, Look, Orphans, State as At, Terms,
+    Write as Writes, Written, is_shared,
+};
 
 use crate::bugs::Bug;
 use crate::checked::Checked;
-use crate::run::answered;
-use crate::setting::Policy;
-use crate::state::{ATTEMPTS, Attempt, Call, Fate, Id, Message, Phase, Record, State, Tick, Write};
-use crate::store::{Claimed, Fenced};
+use crate::setting::{LEASE, Policy, SKEW};
+use crate::state::{
+    ATTEMPTS, Attempt, Call, Fate, Id, Message, Phase, Record, State, Tick, Write, at,
+};
+use crate::store::{Claimed, Fenced, ticks};
 use crate::witness::Seen;
 
 impl Checked {
@@ -18,50 +27,151 @@ impl Checked {
         }
     }
 
-    pub(crate) fn send(&self, state: &mut State, id: Id, node: u8) {
-        state.attempt_mut(id).node = node;
-        self.claim_anew(state, id, false);
+    fn terms(&self) -> Terms {
+        Terms {
+            orphans: match self.setting.policy {
+                Policy::Retake => Orphans::Retake,
+                Policy::Hold => Orphans::Hold,
+                Policy::Reconcile => Orphans::Reconcile,
+            },
+            answer_unrecorded: self.setting.answer_unrecorded,
+            lease: ticks(LEASE),
+            clock_skew: ticks(SKEW),
+        }
     }
 
-    /// The one who waited for another's run claims again, as the same owner.
-    pub(crate) fn claim_anew(&self, state: &mut State, id: Id, is_second: bool) {
+    pub(crate) fn send(&self, state: &mut State, id: Id, node: u8) {
+        state.attempt_mut(id).node = node;
+        self.claims(state, id, At::CLAIMING);
+    }
+
+    /// A claim goes out.
+    fn claims(&self, state: &mut State, id: Id, claiming: At) {
         let now = self.now(state, state.attempt(id).node);
         let attempt = state.attempt_mut(id);
         if self.setting.bug == Bug::NewOwnerOnRetry {
             attempt.claims += 1;
         }
-        attempt.phase = Phase::Claiming { now, is_second };
+        attempt.called_at = now;
+        attempt.phase = Phase::At(claiming);
+    }
+
+    /// Tells the machine of an attempt what happened, and does what it says. `recorded` is the answer
+    /// that was found, if one was.
+    pub(crate) fn tell(
+        &self,
+        state: &mut State,
+        id: Id,
+        event: Event,
+        recorded: Option<Id>,
+    ) -> Action {
+        let now = self.now(state, state.attempt(id).node);
+        let Phase::At(mut at) = state.attempt(id).phase else {
+            unreachable!("{event:?} in {:?}", state.attempt(id).phase);
+        };
+        let step = at.on(event, &self.terms());
+        let attempt = state.attempt_mut(id);
+        attempt.phase = Phase::At(at);
+        if let Some(give) = step.give {
+            self.give(attempt, give, recorded);
+        }
+        match (step.then, at) {
+            (Action::Claim, _) => self.claims(state, id, at),
+            (Action::Write(_), At::Undoing { write, give }) => {
+                self.seen(Seen::Undone);
+                attempt.called_at = now;
+                if write == Writes::Orphan && self.setting.bug == Bug::UndoForgetsTheLostRun {
+                    let write = Writes::Free;
+                    attempt.phase = Phase::At(At::Undoing { write, give });
+                }
+            }
+            (Action::Write(_), _) => attempt.called_at = now,
+            (Action::Retry { .. }, _) if self.setting.bug == Bug::FreeWhenNotRecorded => {
+                attempt.phase = Phase::At(At::Retrying {
+                    write: Writes::Free,
+                    tries: 1,
+                    passes: true,
+                });
+            }
+            // How often it has looked makes no difference.
+            (Action::Look { .. }, _) => attempt.phase = Phase::At(At::Looking { looks: 0 }),
+            (Action::Nothing | Action::Abandon, _) => attempt.is_over(),
+            _ => {}
+        }
+        step.then
+    }
+
+    /// The client gets what the machine says, if it is there still. Only answers to the key are
+    /// noted.
+    fn give(&self, attempt: &mut Attempt, give: Give, recorded: Option<Id>) {
+        let own = attempt.answer;
+        let is_answer = attempt.fate == Fate::Answered;
+        let answer = match give {
+            Give::Own(Recorded::Pending) if is_answer => {
+                self.seen(Seen::AnsweredUnrecorded);
+                Some(own)
+            }
+            Give::Own(_) if is_answer => Some(own),
+            Give::Reconciled => Some(own),
+            Give::Superseding | Give::Found => recorded,
+            Give::Own(_) | Give::Refusal(_) => None,
+            Give::Withheld(..) => {
+                self.seen(Seen::Withheld);
+                None
+            }
+        };
+        if !attempt.is_left {
+            attempt.got = answer;
+        }
+        // Nobody waits for more.
+        attempt.is_left = false;
     }
 
     /// The store takes the call that the node waits for, and answers.
     pub(crate) fn apply(&self, state: &mut State, id: Id) {
         let owner = owner_id(state, id);
-        match state.attempt(id).phase {
-            Phase::Claiming { now, .. } if self.setting.bug == Bug::CheckThenInsert => {
-                match self.look(state, owner, now, true) {
+        let attempt = *state.attempt(id);
+        match attempt.phase {
+            Phase::At(At::Claiming { .. }) if self.setting.bug == Bug::CheckThenInsert => {
+                match self.look(state, owner, attempt.called_at, true) {
                     (Claimed::Acquired(holding), true) => {
                         state.attempt_mut(id).phase = Phase::Inserting(holding);
                     }
                     (claimed, _) => self.claimed(state, id, claimed),
                 }
             }
-            Phase::Claiming { now, .. } => {
-                let claimed = self.claim(state, owner, now, false);
+            Phase::At(At::Claiming { .. }) => {
+                let claimed = self.claim(state, owner, attempt.called_at, false);
                 self.claimed(state, id, claimed);
             }
             Phase::Inserting(holding) => {
                 self.insert(state, holding, state.time);
                 self.claimed(state, id, Claimed::Acquired(holding));
             }
-            Phase::Ending(write) | Phase::Settling(write) => {
-                let fenced = self.end(state, owner, write);
-                self.ended(state, id, write, fenced);
+            Phase::At(At::Renewing { .. }) => {
+                let deadline = self.now(state, attempt.node) + self.lease_lasts();
+                let is_renewed = self.renew(state, owner, deadline) == Fenced::Applied;
+                if is_renewed {
+                    state.attempt_mut(id).deadline = deadline;
+                }
+                let event = match is_renewed {
+                    true => Event::Renewed(self.held_until(state, id)),
+                    false => Event::NotRenewed,
+                };
+                self.tell(state, id, event, None);
             }
-            Phase::Undoing(write) => {
+            Phase::Releasing => {
+                let write = Write::of(Writes::undoing(attempt.number.into()), &attempt);
                 self.end(state, owner, write);
                 state.attempt_mut(id).is_over();
             }
-            phase => unreachable!("no call is under way in {phase:?}"),
+            phase => {
+                let write = write_of(&attempt).unwrap_or_else(|| {
+                    unreachable!("no call is under way in {phase:?}");
+                });
+                let fenced = self.end(state, owner, write);
+                self.ended(state, id, write, fenced);
+            }
         }
     }
 
@@ -77,7 +187,7 @@ impl Checked {
                 self.seen(Seen::OrphanHeld);
                 let did_nothing =
                     |it: &Attempt| matches!(it.fate, Fate::NotStarted | Fate::Released);
-                let will_do_nothing = state.attempt(holder).phase == Phase::Over;
+                let will_do_nothing = state.attempt(holder).has_ended();
                 if will_do_nothing && state.attempts.iter().all(did_nothing) {
                     self.seen(Seen::OrphanHeldThoughNothingWasDone);
                 }
@@ -91,9 +201,9 @@ impl Checked {
             }
             _ => None,
         };
-        let attempt = state.attempt_mut(id);
         match claimed {
             Claimed::Acquired(holding) => {
+                let attempt = state.attempt_mut(id);
                 if self.setting.waits && attempt.has_waited {
                     self.seen(Seen::WaitedAndGotIn);
                 }
@@ -106,48 +216,58 @@ impl Checked {
             }
             Claimed::Completed(answer) => {
                 self.seen(Seen::Replayed);
-                answered(attempt, answer);
+                self.finds(state, id, Some(answer));
             }
-            Claimed::InProgress if self.setting.waits && !attempt.is_left => {
-                attempt.phase = Phase::Waiting;
-                attempt.has_waited = true;
-                attempt.waits_for = here;
+            Claimed::InProgress => {
+                let event = Event::InProgress {
+                    waits: self.setting.waits,
+                    is_left: state.attempt(id).is_left,
+                };
+                if self.tell(state, id, event, None) == Action::Wait {
+                    let attempt = state.attempt_mut(id);
+                    attempt.has_waited = true;
+                    attempt.waits_for = here;
+                }
             }
-            Claimed::InProgress | Claimed::Orphaned => attempt.is_over(),
+            Claimed::Orphaned => self.finds(state, id, None),
         }
+    }
+
+    /// A claim or a wait has found an answer, or a reason to refuse.
+    pub(crate) fn finds(&self, state: &mut State, id: Id, answer: Option<Id>) {
+        self.tell(state, id, Event::Found, answer);
     }
 
     /// The node gives a call up: it may or may not have been applied.
     pub(crate) fn not_answered(&self, state: &mut State, id: Id) {
-        let attempt = state.attempt_mut(id);
-        match attempt.phase {
-            Phase::Claiming {
-                is_second: false, ..
-            } => self.claim_anew(state, id, true),
-            Phase::Claiming { .. } => {
-                attempt.phase = Phase::GivingBack;
-                attempt.is_left = false;
-            }
-            // The client gets its answer all the same, or does not; nobody waits after that.
-            Phase::Ending(write) => {
-                if self.setting.answer_unrecorded || !matches!(write, Write::Complete { .. }) {
-                    self.tell(state, id, write, Fenced::Applied);
+        let attempt = *state.attempt(id);
+        let event = match attempt.phase {
+            Phase::At(At::Claiming { .. }) => Event::ClaimFailed {
+                maybe_applied: true,
+            },
+            Phase::At(At::Renewing { .. }) => Event::NotRenewed,
+            // It looks again.
+            Phase::Releasing => {
+                state.attempt_mut(id).phase = Phase::At(At::Looking { looks: 0 });
+                Event::Looked {
+                    found: Look::NoAnswer,
+                    looked_for: Duration::ZERO,
                 }
-                let attempt = state.attempt_mut(id);
-                let frees = self.setting.bug == Bug::FreeWhenNotRecorded;
-                if let Write::Complete { answer, .. } = write {
-                    self.give_unrecorded(attempt, answer);
-                }
-                attempt.phase = Phase::Retrying(if frees { Write::Free } else { write });
-                attempt.is_left = false;
             }
-            Phase::Settling(Write::Complete { answer, .. }) => {
-                self.give_unrecorded(attempt, answer);
-                attempt.is_over();
-            }
-            Phase::Undoing(_) => attempt.is_over(),
-            phase => unreachable!("no call is under way in {phase:?}"),
+            _ => Event::Written(Written::Failed(Fault {
+                is_too_large: false,
+                passes: true,
+                tried_for: Duration::ZERO,
+                retention: Duration::MAX,
+            })),
+        };
+        if let Phase::At(At::Ending { write, .. }) = attempt.phase
+            && is_shared(write, Recorded::Pending, &self.terms())
+        {
+            let write = Write::of(write, &attempt);
+            self.share(state, id, write, Fenced::Applied);
         }
+        self.tell(state, id, event, None);
     }
 
     /// Whether one who waits has nobody on its node who would give it an end: the run is elsewhere,
@@ -160,57 +280,46 @@ impl Checked {
         }
         let looks_out = |other: Id| {
             let other = state.attempt(other);
-            other.phase == Phase::Waiting && other.node == waiting.node && other.waits_for.is_none()
+            other.phase == Phase::At(At::Waiting)
+                && other.node == waiting.node
+                && other.waits_for.is_none()
         };
         waits_for.is_some() || !(0..id).any(looks_out)
     }
 
-    fn give_unrecorded(&self, attempt: &mut Attempt, answer: Id) {
-        if attempt.is_left {
-            return;
-        }
-        if self.setting.answer_unrecorded {
-            self.seen(Seen::AnsweredUnrecorded);
-            attempt.got = Some(answer);
-        } else {
-            self.seen(Seen::Withheld);
-        }
-    }
-
-    /// The lease has reached the node: is it alive still, and is anybody waiting for it?
+    /// The lease has reached the node.
     pub(crate) fn receive(&self, state: &mut State, id: Id) {
         let attempt = *state.attempt(id);
-        let now = self.now(state, attempt.node);
-        let is_lapsed = attempt.deadline <= now;
-        if attempt.is_left || is_lapsed {
-            if is_lapsed {
-                self.seen(Seen::LeaseLapsedBeforeStart);
-            }
-            self.undo(state, id, attempt.number);
-        } else if self.setting.policy == Policy::Reconcile && attempt.number > 1 {
-            state.attempt_mut(id).phase = Phase::AskingFirst;
-        } else {
-            state.attempt_mut(id).phase = Phase::Ready;
+        let held = self.held_until(state, id);
+        if held.has_lapsed() {
+            self.seen(Seen::LeaseLapsedBeforeStart);
         }
+        state.attempt_mut(id).phase = Phase::At(At::CLAIMING);
+        let granted = Event::Granted(Granted {
+            number: attempt.number.into(),
+            held,
+            has_earlier: false,
+        });
+        self.tell(state, id, granted, None);
     }
 
-    pub(crate) fn undo(&self, state: &mut State, id: Id, number: u8) {
-        self.seen(Seen::Undone);
-        let attempt = state.attempt_mut(id);
-        attempt.is_left = false;
-        attempt.phase = Phase::Undoing(match number {
-            1 => Write::Free,
-            _ if self.setting.bug == Bug::UndoForgetsTheLostRun => Write::Free,
-            _ => Write::Orphan,
-        });
+    pub(crate) fn held_until(&self, state: &State, id: Id) -> HeldUntil {
+        let attempt = state.attempt(id);
+        HeldUntil {
+            deadline: at(attempt.deadline),
+            now: at(self.now(state, attempt.node)),
+            is_left: attempt.is_left,
+        }
     }
 
     /// Looks whether a claim without an answer was granted.
-    pub(crate) fn give_back(&self, state: &mut State, id: Id) -> bool {
+    pub(crate) fn look_back(&self, state: &mut State, id: Id) -> bool {
         match state.record {
             Record::InProgress(holding) if holding.owner == owner_id(state, id) => {
                 self.seen(Seen::GaveBack);
-                self.undo(state, id, holding.number);
+                let attempt = state.attempt_mut(id);
+                attempt.number = holding.number;
+                attempt.phase = Phase::Releasing;
                 true
             }
             _ => false,
@@ -221,11 +330,11 @@ impl Checked {
         let mut has_died = false;
         for id in 0..ATTEMPTS as Id {
             let attempt = *state.attempt(id);
-            let lives = !matches!(attempt.phase, Phase::Idle | Phase::Over);
+            let lives = attempt.phase != Phase::Idle && !attempt.has_ended();
             if !lives || attempt.node != node {
                 continue;
             }
-            if attempt.phase == Phase::Running {
+            if attempt.phase == Phase::At(At::Running) && attempt.fate == Fate::Started {
                 self.seen(Seen::CrashedWhileRunning);
             }
             if let Some(message) = call_of(state, id) {
@@ -240,11 +349,15 @@ impl Checked {
     /// The client hangs up.
     pub(crate) fn hang_up(&self, state: &mut State, id: Id) {
         let attempt = state.attempt_mut(id);
-        if attempt.phase == Phase::Running {
+        let is_running = attempt.phase == Phase::At(At::Running) && attempt.fate == Fate::Started;
+        if is_running {
             self.seen(Seen::Disconnected);
         }
-        if self.setting.bug == Bug::ReleaseOnDisconnect && attempt.phase == Phase::Running {
-            attempt.phase = Phase::Ending(Write::Free);
+        if self.setting.bug == Bug::ReleaseOnDisconnect && is_running {
+            attempt.phase = Phase::At(At::Ending {
+                write: Writes::Free,
+                is_answer: false,
+            });
         }
         attempt.is_left = true;
     }
@@ -252,19 +365,7 @@ impl Checked {
 
 /// Whether an attempt holds a lease on `node`, as the node knows without a clock.
 pub(crate) fn is_alive_on(attempt: &Attempt, node: u8) -> bool {
-    attempt.node == node
-        && matches!(
-            attempt.phase,
-            Phase::Granted
-                | Phase::AskingFirst
-                | Phase::Ready
-                | Phase::Running
-                | Phase::AskingAfter
-                | Phase::Ending(_)
-                | Phase::Retrying(_)
-                | Phase::Undoing(_)
-                | Phase::Settling(_)
-        )
+    attempt.node == node && attempt.holds()
 }
 
 /// The owner id that an attempt claims with.
@@ -272,12 +373,28 @@ pub(crate) fn owner_id(state: &State, id: Id) -> Id {
     id + ATTEMPTS as Id * state.attempt(id).claims.saturating_sub(1)
 }
 
+/// The write that ends a lease and that the node waits for.
+pub(crate) fn write_of(attempt: &Attempt) -> Option<Write> {
+    let write = match attempt.phase {
+        Phase::At(At::Ending { write, .. } | At::Undoing { write, .. }) => write,
+        Phase::At(At::Settling) => Writes::Complete { is_stored: true },
+        Phase::Releasing => Writes::undoing(attempt.number.into()),
+        _ => return None,
+    };
+    Some(Write::of(write, attempt))
+}
+
 /// The call that the node waits for.
 pub(crate) fn call_of(state: &State, id: Id) -> Option<Message> {
-    let call = match state.attempt(id).phase {
-        Phase::Claiming { now, .. } => Call::Claim { now },
-        Phase::Ending(write) | Phase::Undoing(write) | Phase::Settling(write) => Call::End(write),
-        _ => return None,
+    let attempt = state.attempt(id);
+    let call = match attempt.phase {
+        Phase::At(At::Claiming { .. }) => Call::Claim {
+            now: attempt.called_at,
+        },
+        Phase::At(At::Renewing { .. }) => Call::Renew {
+            deadline: attempt.called_at + LEASE,
+        },
+        _ => Call::End(write_of(attempt)?),
     };
     let owner = owner_id(state, id);
     Some(Message { owner, call })

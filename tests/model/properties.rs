@@ -2,6 +2,7 @@
 
 use stateright::Property;
 use tower_idempotency::record::Decision;
+use tower_idempotency::testing::attempt::State as At;
 
 use crate::checked::Checked;
 use crate::node::owner_id;
@@ -75,7 +76,7 @@ fn each_live_lease_is_the_records(checked: &Checked, state: &State) -> bool {
 fn counts_on_its_lease(attempt: &Attempt) -> bool {
     matches!(
         attempt.phase,
-        Phase::Granted | Phase::AskingFirst | Phase::Ready | Phase::Running | Phase::AskingAfter
+        Phase::Granted | Phase::At(At::AskingFirst { .. } | At::Running | At::AskingAfter)
     )
 }
 

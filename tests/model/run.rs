@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tower_idempotency::End;
 use tower_idempotency::record::has_lapsed;
+use tower_idempotency::testing::attempt::{Event, Said, State as At, Write as Writes, Written};
 
 use crate::bugs::Bug;
 use crate::checked::Checked;
@@ -40,9 +41,7 @@ impl Checked {
                 _ => {}
             }
         }
-        let attempt = state.attempt_mut(id);
-        attempt.phase = Phase::Running;
-        attempt.fate = Fate::Started;
+        state.attempt_mut(id).fate = Fate::Started;
     }
 
     /// Whether the lease that an attempt was given is alive, by its own clock.
@@ -60,9 +59,7 @@ impl Checked {
         let token = state.attempt(id).token;
         if token < state.ledger.highest {
             self.seen(Seen::EffectFenced);
-            let attempt = state.attempt_mut(id);
-            attempt.fate = Fate::NoOutcome;
-            attempt.phase = Phase::AskingAfter;
+            self.finish(state, id, End::Unknown);
             return;
         }
         state.ledger.highest = token;
@@ -70,84 +67,76 @@ impl Checked {
     }
 
     pub(crate) fn finish(&self, state: &mut State, id: Id, end: End) {
-        let now = self.now(state, state.attempt(id).node);
         let attempt = state.attempt_mut(id);
-        (attempt.fate, attempt.phase) = match (end, self.setting.policy) {
-            (End::Final, _) => {
-                let write = Write::Complete { answer: id, now };
-                (Fate::Answered, Phase::Ending(write))
-            }
-            (End::NothingDone, _) => (Fate::Released, Phase::Ending(Write::Free)),
-            (End::Unknown, Policy::Retake) => (Fate::NoOutcome, Phase::Ending(Write::Free)),
-            (End::Unknown, Policy::Hold) => (Fate::NoOutcome, Phase::Ending(Write::Orphan)),
-            (End::Unknown, Policy::Reconcile) => (Fate::NoOutcome, Phase::AskingAfter),
+        attempt.answer = id;
+        attempt.fate = match end {
+            End::Final => Fate::Answered,
+            End::NothingDone => Fate::Released,
+            End::Unknown => Fate::NoOutcome,
         };
-        // It is no answer to the key that the client gets.
-        attempt.is_left |= end != End::Final;
+        let is_stored = end == End::Final;
+        self.tell(state, id, Event::Ended { end, is_stored }, None);
     }
 
     /// Asks the ledger. It lets no attempt do anything later that is older than the one that asks.
     pub(crate) fn ask(&self, state: &mut State, id: Id, knows: bool) {
         let asking = *state.attempt(id);
-        let now = self.now(state, asking.node);
         if self.setting.bug != Bug::AskDoesNotFence {
             state.ledger.highest = state.ledger.highest.max(asking.token);
         }
         let done = state.ledger.effects;
-        let found = (done != 0).then(|| Write::Complete {
-            answer: done.trailing_zeros() as Id,
-            now,
-        });
-        if asking.phase == Phase::AskingFirst {
-            match found {
-                _ if !knows => self.undo(state, id, asking.number),
-                Some(write) => state.attempt_mut(id).phase = Phase::Settling(write),
-                None => state.attempt_mut(id).phase = Phase::Ready,
-            }
-            return;
+        let said = match (knows, done) {
+            (false, _) => Said::Unknown,
+            (true, 0) => Said::NotExecuted,
+            (true, _) => Said::Completed { is_stored: true },
+        };
+        if done != 0 {
+            state.attempt_mut(id).answer = done.trailing_zeros() as Id;
         }
-        let attempt = state.attempt_mut(id);
-        // Its client gets the panic or error.
-        attempt.is_left = true;
-        attempt.phase = Phase::Ending(match found {
-            _ if !knows => Write::Orphan,
-            Some(write) => write,
-            None => Write::Free,
-        });
+        let held = self.held_until(state, id);
+        let event = match asking.phase {
+            Phase::At(At::AskingFirst { .. }) => Event::Asked { said, held },
+            _ => Event::AskedAfter(said),
+        };
+        self.tell(state, id, event, None);
     }
 
-    /// The store has answered the end of a run.
+    /// The store has answered the write that ends a lease.
     pub(crate) fn ended(&self, state: &mut State, id: Id, write: Write, fenced: Fenced) {
-        self.tell(state, id, write, fenced);
-        let attempt = state.attempt_mut(id);
-        match (write, fenced) {
-            (Write::Complete { answer, .. }, Fenced::Applied) => {
-                if matches!(attempt.phase, Phase::Settling(_)) {
-                    self.seen(Seen::Reconciled);
-                }
-                answered(attempt, answer);
+        let was = *state.attempt(id);
+        let recorded = match fenced {
+            Fenced::Applied => None,
+            Fenced::LeaseLost(recorded) => recorded,
+        };
+        let written = match fenced {
+            Fenced::Applied => Written::Applied,
+            Fenced::LeaseLost(_) if self.setting.bug == Bug::AnswerAfterLostLease => {
+                Written::Applied
             }
-            (Write::Complete { answer, .. }, Fenced::LeaseLost(_))
-                if self.setting.bug == Bug::AnswerAfterLostLease =>
-            {
-                answered(attempt, answer);
+            Fenced::LeaseLost(recorded) => Written::LeaseLost {
+                is_superseded: recorded.is_some(),
+            },
+        };
+        let is_completion = matches!(write, Write::Complete { .. });
+        match (written, was.phase) {
+            (Written::Applied, Phase::At(At::Settling)) => self.seen(Seen::Reconciled),
+            (Written::LeaseLost { is_superseded }, _) if is_completion => {
+                self.seen(match is_superseded {
+                    true => Seen::LateFinisherGotRecordedAnswer,
+                    false => Seen::LateFinisherRefused,
+                });
             }
-            (Write::Complete { .. }, Fenced::LeaseLost(Some(recorded))) => {
-                self.seen(Seen::LateFinisherGotRecordedAnswer);
-                answered(attempt, recorded);
-            }
-            (Write::Complete { .. }, Fenced::LeaseLost(None)) => {
-                self.seen(Seen::LateFinisherRefused);
-                attempt.is_over();
-            }
-            (Write::Free | Write::Orphan, _) => attempt.is_over(),
+            _ => {}
         }
+        if matches!(was.phase, Phase::At(At::Ending { .. })) {
+            self.share(state, id, write, fenced);
+        }
+        self.tell(state, id, Event::Written(written), recorded);
     }
 
     /// Gives the end of a run to those who wait for it on its node.
-    pub(crate) fn tell(&self, state: &mut State, id: Id, write: Write, fenced: Fenced) {
-        let was_run = matches!(state.attempt(id).phase, Phase::Ending(_));
-        if !was_run || self.setting.bug == Bug::WaitersClaimAgain {
+    pub(crate) fn share(&self, state: &mut State, id: Id, write: Write, fenced: Fenced) {
+        if self.setting.bug == Bug::WaitersClaimAgain {
             return;
         }
         let answer = match (write, fenced) {
@@ -160,46 +149,43 @@ impl Checked {
             if state.attempt(other).waits_for != Some(id) {
                 continue;
             }
-            let waiting = state.attempt_mut(other);
-            match answer {
-                Some(answer) => {
-                    self.seen(Seen::SharedAnAnswer);
-                    answered(waiting, answer);
-                }
-                None => {
-                    self.seen(Seen::SharedAnEndWithoutAnswer);
-                    waiting.is_over();
-                }
-            }
+            self.seen(match answer {
+                Some(_) => Seen::SharedAnAnswer,
+                None => Seen::SharedAnEndWithoutAnswer,
+            });
+            self.finds(state, other, answer);
         }
     }
 
     /// Tries the end of a run again, in the background.
-    pub(crate) fn retry(&self, state: &mut State, id: Id, write: Write) {
+    pub(crate) fn retry(&self, state: &mut State, id: Id, write: Writes) {
         let owner = owner_id(state, id);
         let before = state.record;
+        let write = Write::of(write, state.attempt(id));
         if self.end(state, owner, write) == Fenced::Applied
             && matches!(write, Write::Complete { .. })
             && state.record != before
         {
             self.seen(Seen::RecordedInBackground);
         }
-        state.attempt_mut(id).is_over();
+        self.tell(state, id, Event::Written(Written::Applied), None);
     }
 
     /// Renews a lease; `None` when there is nothing to gain.
     pub(crate) fn beat(&self, state: &State, id: Id) -> Option<Tick> {
         let attempt = state.attempt(id);
-        let beats = matches!(
-            attempt.phase,
-            Phase::AskingFirst
-                | Phase::Running
-                | Phase::AskingAfter
-                | Phase::Ending(_)
-                | Phase::Retrying(_)
-        );
+        let Phase::At(at) = attempt.phase else {
+            return None;
+        };
+        // For the moment before the work begins, and for a write that is not tried again, it makes
+        // no difference.
+        let matters = match at {
+            At::Running => attempt.fate == Fate::Started,
+            At::Undoing { .. } | At::Settling | At::Renewing { .. } => false,
+            at => at.holds(),
+        };
         let deadline = self.now(state, attempt.node) + self.lease_lasts();
-        (beats && deadline > attempt.deadline).then_some(deadline)
+        (matters && deadline > attempt.deadline).then_some(deadline)
     }
 
     pub(crate) fn renewed(&self, state: &mut State, id: Id, deadline: Tick) -> bool {
@@ -211,12 +197,4 @@ impl Checked {
         state.attempt_mut(id).deadline = deadline;
         true
     }
-}
-
-/// The client gets an answer, if it is there still.
-pub(crate) fn answered(attempt: &mut Attempt, answer: Id) {
-    if !attempt.is_left {
-        attempt.got = Some(answer);
-    }
-    attempt.is_over();
 }

@@ -1,6 +1,7 @@
 //! What there is: the time, the record, the attempts and the messages that came adrift.
 
 use tower_idempotency::record::{FencingToken, Held, Holder, Identity, Lease, Owner};
+use tower_idempotency::testing::attempt::{self, State as At};
 use tower_idempotency::{Fingerprint, RecordKey, Timestamp};
 
 /// How many attempts at the key there may be: requests of clients, retries among them.
@@ -64,6 +65,10 @@ pub(crate) struct Holding {
 pub(crate) struct Attempt {
     pub(crate) phase: Phase,
     pub(crate) node: u8,
+    /// When the call under way was sent, by the clock of its node.
+    pub(crate) called_at: Tick,
+    /// The answer that it completes with.
+    pub(crate) answer: Id,
     /// How many claims it has sent.
     pub(crate) claims: u8,
     /// Whether it found another's run in flight.
@@ -91,34 +96,14 @@ pub(crate) struct Attempt {
 pub(crate) enum Phase {
     /// Its request was not sent yet.
     Idle,
-    /// A claim is under way.
-    Claiming { now: Tick, is_second: bool },
     /// Only of a store that looks first and writes later: it has looked.
     Inserting(Holding),
-    /// Another runs; it may claim again.
-    Waiting,
-    /// Neither of two claims was answered: it looks whether one was granted.
-    GivingBack,
-    /// The lease is on its way to it.
+    /// The lease is on its way to the node.
     Granted,
-    /// It asks the ledger what became of the attempts before it.
-    AskingFirst,
-    /// It has seen that its lease is alive. The handler starts next.
-    Ready,
-    /// The handler runs.
-    Running,
-    /// The handler left no outcome: it asks the ledger.
-    AskingAfter,
-    /// The end of its run is under way to the store.
-    Ending(Write),
-    /// The store did not answer: it will be tried again in the background.
-    Retrying(Write),
-    /// The key is being given back, for its work was not begun.
-    Undoing(Write),
-    /// What the ledger said is under way to the store.
-    Settling(Write),
-    /// It is done, or its node died.
-    Over,
+    /// As the crate's own machine says.
+    At(At),
+    /// A look has found the lease, which is being released.
+    Releasing,
 }
 
 /// What became of the handler.
@@ -141,6 +126,20 @@ pub(crate) enum Write {
     Complete { answer: Id, now: Tick },
     Free,
     Orphan,
+}
+
+impl Write {
+    /// What a write of the crate's machine says to the store.
+    pub(crate) fn of(write: attempt::Write, attempt: &Attempt) -> Self {
+        match write {
+            attempt::Write::Complete { .. } => Self::Complete {
+                answer: attempt.answer,
+                now: attempt.called_at,
+            },
+            attempt::Write::Free => Self::Free,
+            attempt::Write::Orphan => Self::Orphan,
+        }
+    }
 }
 
 /// A call of the store.
@@ -221,9 +220,25 @@ impl State {
 }
 
 impl Attempt {
+    /// Whether the crate's machine says that it has a lease, or one is on its way to it.
+    pub(crate) fn holds(&self) -> bool {
+        match self.phase {
+            Phase::Granted => true,
+            Phase::At(at) => at.holds(),
+            Phase::Idle | Phase::Inserting(_) | Phase::Releasing => false,
+        }
+    }
+
+    /// Whether it is done, or its node died.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.phase == Phase::At(At::Over)
+    }
+
     pub(crate) const IDLE: Self = Self {
         phase: Phase::Idle,
         node: 0,
+        called_at: EPOCH,
+        answer: Id::MAX,
         claims: 0,
         has_waited: false,
         waits_for: None,
@@ -242,7 +257,7 @@ impl Attempt {
         let has_lease_to_lapse =
             matches!(self.fate, Fate::Started | Fate::Answered | Fate::NoOutcome);
         *self = Self {
-            phase: Phase::Over,
+            phase: Phase::At(At::Over),
             node: if has_lease_to_lapse { self.node } else { 0 },
             deadline: if has_lease_to_lapse {
                 self.deadline

@@ -326,6 +326,6 @@ fn skew(bug: Bug) -> Duration {
     }
 }
 
-fn ticks(count: Tick) -> Duration {
+pub(crate) fn ticks(count: Tick) -> Duration {
     Duration::from_micros(count.into())
 }

@@ -1,0 +1,345 @@
+//! Any events in any order, and many attempts at one record.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::fingerprint::Fingerprint;
+use crate::key::{KeyParts, RecordKey};
+use crate::record::{
+    ClaimRequest, Decision, Holder, Identity, Lease, Owner, Record, Renewal, decide, is_owned_by,
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+const SKEW: Duration = Duration::from_secs(2);
+const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+const KEY: RecordKey = RecordKey::from_bytes([7; 32]);
+const IDENTITY: Identity = Identity::of_work(Fingerprint::from_bytes([9; 32]));
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let orphans = prop_oneof![
+        Just(Orphans::Retake),
+        Just(Orphans::Hold),
+        Just(Orphans::Reconcile)
+    ];
+    (orphans, any::<bool>()).prop_map(|(orphans, answer_unrecorded)| Terms {
+        orphans,
+        answer_unrecorded,
+        lease: LEASE,
+        clock_skew: SKEW,
+    })
+}
+
+fn held() -> impl Strategy<Value = HeldUntil> {
+    (0_u64..4, 0_u64..4, any::<bool>()).prop_map(|(deadline, now, is_left)| HeldUntil {
+        deadline: Timestamp::from_micros(deadline),
+        now: Timestamp::from_micros(now),
+        is_left,
+    })
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    prop_oneof![
+        any::<bool>().prop_map(|is_stored| Said::Completed { is_stored }),
+        Just(Said::NotExecuted),
+        Just(Said::Unknown)
+    ]
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    prop_oneof![
+        Just(Written::Applied),
+        any::<bool>().prop_map(|is_superseded| Written::LeaseLost { is_superseded }),
+        (any::<bool>(), any::<bool>(), 0_u64..200_000).prop_map(|(is_too_large, passes, tried)| {
+            Written::Failed(Fault {
+                is_too_large,
+                passes,
+                tried_for: Duration::from_secs(tried),
+                retention: RETENTION,
+            })
+        })
+    ]
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![Just(End::Final), Just(End::NothingDone), Just(End::Unknown)]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (1_u32..4, held(), any::<bool>()).prop_map(|(number, held, has_earlier)| Event::Granted(
+            Granted {
+                number,
+                held,
+                has_earlier
+            }
+        )),
+        Just(Event::Found),
+        (any::<bool>(), any::<bool>())
+            .prop_map(|(waits, is_left)| Event::InProgress { waits, is_left }),
+        any::<bool>().prop_map(|maybe_applied| Event::ClaimFailed { maybe_applied }),
+        Just(Event::WaitOver),
+        (
+            prop_oneof![
+                Just(Look::Released),
+                Just(Look::Nothing),
+                Just(Look::NoAnswer)
+            ],
+            0_u64..1_000
+        )
+            .prop_map(|(found, looked_for)| Event::Looked {
+                found,
+                looked_for: Duration::from_secs(looked_for)
+            }),
+        (
+            prop_oneof![
+                Just(Earlier::Nothing),
+                Just(Earlier::Found),
+                Just(Earlier::Orphan)
+            ],
+            held()
+        )
+            .prop_map(|(found, held)| Event::Earlier { found, held }),
+        (said(), held()).prop_map(|(said, held)| Event::Asked { said, held }),
+        said().prop_map(Event::AskedAfter),
+        held().prop_map(Event::Renewed),
+        Just(Event::NotRenewed),
+        (end(), any::<bool>()).prop_map(|(end, is_stored)| Event::Ended { end, is_stored }),
+        Just(Event::NotBegun),
+        written().prop_map(Event::Written),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_a_client_is_answered_once_and_only_a_holder_writes(
+        terms in terms(),
+        events in vec(event(), 1..40),
+    ) {
+        let mut state = State::CLAIMING;
+        let mut gives = 0;
+        for event in events {
+            let before = state;
+            let step = state.on(event, &terms);
+            gives += u32::from(step.give.is_some());
+            match step.then {
+                Action::Write(write) | Action::Retry { write, .. } => {
+                    prop_assert!(state.holds(), "{write:?} in {state:?}");
+                }
+                Action::Run => prop_assert_eq!(state, State::Running),
+                _ => {}
+            }
+            if let Action::Retry { after, .. } | Action::Look { after } = step.then {
+                prop_assert!(after <= LEASE / 3, "{after:?}");
+            }
+            if before == State::Over {
+                prop_assert_eq!(step, Step::nothing());
+            }
+            if state == State::Over {
+                prop_assert_eq!(gives, 1, "{:?} from {:?}", event, before);
+            }
+        }
+        prop_assert!(gives <= 1);
+    }
+
+    #[test]
+    fn pauses_grow_and_trying_ends(terms in terms(), passes in any::<bool>()) {
+        let mut state = State::Ending { write: Write::Free, is_answer: false };
+        let mut tried_for = Duration::ZERO;
+        let mut pause = Duration::ZERO;
+        let failed = |tried_for| Event::Written(Written::Failed(Fault {
+            is_too_large: false,
+            passes,
+            tried_for,
+            retention: RETENTION,
+        }));
+        let mut step = state.on(failed(tried_for), &terms);
+        while let Action::Retry { after, .. } = step.then {
+            prop_assert!(after >= pause);
+            pause = after;
+            tried_for += after;
+            step = state.on(failed(tried_for), &terms);
+        }
+        prop_assert_eq!(step.then, Action::Abandon);
+        let longest = if passes { RETENTION } else { LEASE + SKEW };
+        prop_assert!(tried_for >= longest && tried_for < longest + pause);
+    }
+
+    #[test]
+    fn work_begins_under_a_live_lease_and_with_hold_never_after_an_unknown_outcome(
+        terms in terms(),
+        moves in vec((0..3_usize, 0..6_u8, 0..20_u64), 1..120),
+    ) {
+        let mut world = World::new(terms);
+        for (who, what, seconds) in moves {
+            world.moves(who, what, seconds);
+            let (state, then, lease) = &world.attempts[who];
+            if *then != Action::Run || !world.has_begun {
+                continue;
+            }
+            prop_assert_eq!(*state, State::Running);
+            let lease = lease.as_ref().expect("it was granted");
+            prop_assert!(world.is_owned(&lease.holder()) && lease.deadline > world.now);
+            prop_assert!(terms.orphans != Orphans::Hold || !world.is_unknown, "{world:?}");
+        }
+    }
+}
+
+/// A record, three attempts at it, and one clock.
+#[derive(Debug)]
+struct World {
+    terms: Terms,
+    now: Timestamp,
+    record: Option<Record>,
+    attempts: [(State, Action, Option<Lease>); 3],
+    /// Whether the last move was that work began.
+    has_begun: bool,
+    /// Whether an outcome is unknown.
+    is_unknown: bool,
+}
+
+impl World {
+    fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            now: Timestamp::from_micros(1_790_000_000_000_000),
+            record: None,
+            attempts: [const { (State::CLAIMING, Action::Claim, None) }; 3],
+            has_begun: false,
+            is_unknown: false,
+        }
+    }
+
+    /// Time goes on, and one of the attempts does what it was told to; what it tells the machine is
+    /// what the record decides.
+    fn moves(&mut self, who: usize, what: u8, seconds: u64) {
+        self.now = self.now.plus(Duration::from_secs(seconds));
+        self.has_begun = false;
+        let (mut state, action, lease) = self.attempts[who].clone();
+        let mut lease = lease;
+        let event = match action {
+            Action::Claim => self.claim(who, &mut lease),
+            Action::Wait => Event::WaitOver,
+            Action::Ask if matches!(state, State::AskingFirst { .. }) => Event::Asked {
+                said: Said::NotExecuted,
+                held: self.held(lease.as_ref()),
+            },
+            Action::Ask => Event::AskedAfter(Said::Unknown),
+            Action::Renew => match self.renew(&mut lease) {
+                true => Event::Renewed(self.held(lease.as_ref())),
+                false => Event::NotRenewed,
+            },
+            Action::Run => match what {
+                0 => Event::Ended {
+                    end: End::Final,
+                    is_stored: true,
+                },
+                1 => Event::Ended {
+                    end: End::NothingDone,
+                    is_stored: false,
+                },
+                2 => Event::Ended {
+                    end: End::Unknown,
+                    is_stored: false,
+                },
+                _ => {
+                    self.renew(&mut lease);
+                    self.attempts[who].2 = lease;
+                    return;
+                }
+            },
+            Action::Write(write) | Action::Retry { write, .. } => self.write(write, lease.as_ref()),
+            Action::Look { .. } | Action::LookEarlier | Action::Abandon | Action::Nothing => {
+                // Another request comes.
+                self.attempts[who] = (State::CLAIMING, Action::Claim, None);
+                return;
+            }
+        };
+        self.is_unknown |= matches!(
+            event,
+            Event::Ended {
+                end: End::Unknown,
+                ..
+            }
+        );
+        let then = state.on(event, &self.terms).then;
+        self.has_begun = then == Action::Run;
+        self.attempts[who] = (state, then, lease);
+    }
+
+    fn claim(&mut self, who: usize, lease: &mut Option<Lease>) -> Event {
+        let parts = KeyParts {
+            namespace: "",
+            scope: None,
+            method: "POST",
+            target: "/",
+            key: "k",
+        };
+        let mut owner = [who as u8; 16];
+        owner[..8].copy_from_slice(&self.now.as_micros().to_le_bytes());
+        let owner = Owner::from_bytes(owner);
+        let mut request = ClaimRequest::new(&KEY, &parts, IDENTITY, owner, self.now);
+        request.take_over = self.terms.orphans != Orphans::Hold;
+        match decide(self.record.as_ref().map(Into::into), &request) {
+            Decision::Acquire {
+                token,
+                attempt,
+                created_at,
+            } => {
+                let granted = request.lease(token, attempt, created_at);
+                self.record = Some(Record::InProgress(granted.clone()));
+                *lease = Some(granted);
+                Event::Granted(Granted {
+                    number: attempt,
+                    held: self.held(lease.as_ref()),
+                    has_earlier: false,
+                })
+            }
+            Decision::InProgress => Event::InProgress {
+                waits: true,
+                is_left: false,
+            },
+            _ => Event::Found,
+        }
+    }
+
+    fn renew(&mut self, lease: &mut Option<Lease>) -> bool {
+        let Some(held) = lease else { return false };
+        let is_owned = self.is_owned(&held.holder());
+        if is_owned {
+            held.renew(Renewal::new(LEASE, RETENTION), self.now);
+            self.record = Some(Record::InProgress(held.clone()));
+        }
+        is_owned
+    }
+
+    fn write(&mut self, write: Write, lease: Option<&Lease>) -> Event {
+        let is_owned = lease.is_some_and(|lease| self.is_owned(&lease.holder()));
+        let Some(lease) = lease.filter(|_| is_owned) else {
+            return Event::Written(Written::LeaseLost {
+                is_superseded: false,
+            });
+        };
+        self.record = match write {
+            Write::Complete { .. } => None,
+            Write::Free => None,
+            Write::Orphan => Some(Record::InProgress(Lease {
+                deadline: Timestamp::EPOCH,
+                ..lease.clone()
+            })),
+        };
+        Event::Written(Written::Applied)
+    }
+
+    fn is_owned(&self, holder: &Holder) -> bool {
+        is_owned_by(self.record.as_ref().map(Into::into), holder)
+    }
+
+    fn held(&self, lease: Option<&Lease>) -> HeldUntil {
+        HeldUntil {
+            deadline: lease.map_or(Timestamp::EPOCH, |lease| lease.deadline),
+            now: self.now,
+            is_left: false,
+        }
+    }
+}
