@@ -1,5 +1,6 @@
 //! Records as items, and items as records.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
@@ -16,6 +17,8 @@ pub(super) const IN_PROGRESS: &str = "INPROGRESS";
 pub(super) const COMPLETED: &str = "COMPLETED";
 /// The version of what is written here, the head of the answer included.
 pub(super) const FORMAT: u64 = 1;
+/// How many attributes the item of a lease has, with a sort key.
+const ATTRIBUTES: usize = 15;
 /// What the readable parts of a key are counted as where they are not at hand, in bytes.
 const KEY_PARTS: usize = 128;
 /// As much of each as is kept, in bytes.
@@ -99,7 +102,8 @@ impl From<Box<Unreadable>> for StoreError {
 impl Table {
     /// The item of a lease.
     pub(super) fn item_of(&self, lease: &Lease, parts: &KeyParts<'_>) -> Item {
-        let mut item = self.key_of(self.id_of(&lease.key));
+        let mut item = Item::with_capacity(ATTRIBUTES);
+        item.extend(self.key_of(self.id_of(&lease.key)));
         let attributes = [
             (Attribute::Format, number(FORMAT)),
             (Attribute::Status, string(IN_PROGRESS)),
@@ -336,11 +340,13 @@ fn readable(parts: &KeyParts<'_>) -> AttributeValue {
         ("target", parts.target),
         ("key", parts.key),
     ];
-    let present = all
-        .into_iter()
-        .filter(|(_, text)| !text.is_empty())
-        .map(|(name, text)| (name.to_owned(), string(cut(text))));
-    AttributeValue::M(present.collect())
+    let mut map = HashMap::with_capacity(all.len());
+    for (name, text) in all {
+        if !text.is_empty() {
+            map.insert(name.to_owned(), string(cut(text)));
+        }
+    }
+    AttributeValue::M(map)
 }
 
 fn cut(text: &str) -> &str {

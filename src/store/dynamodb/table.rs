@@ -80,24 +80,29 @@ impl Attribute {
 
     /// Its name unless it is renamed.
     pub const fn default_name(self) -> &'static str {
+        self.placeholder().split_at(1).1
+    }
+
+    /// What expressions call it, whatever its name: many names are reserved words.
+    pub(super) const fn placeholder(self) -> &'static str {
         match self {
-            Self::Id => "id",
-            Self::Expiration => "expiration",
-            Self::InProgressExpiration => "in_progress_expiration",
-            Self::Status => "status",
-            Self::Data => "data",
-            Self::Validation => "validation",
-            Self::Attempt => "attempt",
-            Self::Chunks => "chunks",
-            Self::CreatedAt => "created_at",
-            Self::Deadline => "deadline",
-            Self::ExpiresAt => "expires_at",
-            Self::FirstStatus => "first_status",
-            Self::Format => "format",
-            Self::KeyParts => "key_parts",
-            Self::Owner => "owner",
-            Self::StartedAt => "started_at",
-            Self::Token => "token",
+            Self::Id => "#id",
+            Self::Expiration => "#expiration",
+            Self::InProgressExpiration => "#in_progress_expiration",
+            Self::Status => "#status",
+            Self::Data => "#data",
+            Self::Validation => "#validation",
+            Self::Attempt => "#attempt",
+            Self::Chunks => "#chunks",
+            Self::CreatedAt => "#created_at",
+            Self::Deadline => "#deadline",
+            Self::ExpiresAt => "#expires_at",
+            Self::FirstStatus => "#first_status",
+            Self::Format => "#format",
+            Self::KeyParts => "#key_parts",
+            Self::Owner => "#owner",
+            Self::StartedAt => "#started_at",
+            Self::Token => "#token",
         }
     }
 }
