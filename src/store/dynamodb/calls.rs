@@ -41,11 +41,9 @@ impl DynamoDbStore {
                 .condition_expression(&*condition.text)
                 .set_expression_attribute_values(values([condition]))
                 .return_values_on_condition_check_failure(OnFailure::AllOld)
-                .customize()
-                .interceptor(doubt.clone())
                 .send()
         };
-        let sent = self.pace.small(send).await;
+        let sent = doubt.of(self.pace.small(send)).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
             Err(error) if is_refusal(&error) => {
@@ -77,11 +75,9 @@ impl DynamoDbStore {
                 .condition_expression(&*condition.text)
                 .set_expression_attribute_values(values([update, condition]))
                 .return_values_on_condition_check_failure(OnFailure::AllOld)
-                .customize()
-                .interceptor(doubt.clone())
                 .send()
         };
-        let sent = self.pace.small(send).await;
+        let sent = doubt.of(self.pace.small(send)).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
             Err(error) if is_refusal(&error) => {
@@ -122,11 +118,9 @@ impl DynamoDbStore {
                 .condition_expression(&*condition.text)
                 .set_expression_attribute_values(values([condition]))
                 .return_values_on_condition_check_failure(on_failure.clone())
-                .customize()
-                .interceptor(doubt.clone())
                 .send()
         };
-        let sent = self.pace.small(send).await;
+        let sent = doubt.of(self.pace.small(send)).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
             Err(error) if is_refusal(&error) => {
@@ -142,14 +136,14 @@ impl DynamoDbStore {
     /// Deletes the item of `key`, whatever it is, and says whether there was one.
     pub(super) async fn delete_any(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let doubt = Doubt::default();
-        self.client
+        let call = self
+            .client
             .delete_item()
             .table_name(&self.table.name)
             .set_key(Some(self.table.key_of(self.table.id_of(key))))
-            .return_values(ReturnValue::AllOld)
-            .customize()
-            .interceptor(doubt.clone())
-            .send()
+            .return_values(ReturnValue::AllOld);
+        doubt
+            .of(call.send())
             .await
             .map(|output| output.attributes.is_some())
             .map_err(|error| doubtful(self.call("DeleteItem").failed(error), &doubt))

@@ -26,6 +26,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 
 use self::chunks::{INLINE, MOST_INLINE, Uploads};
+use self::doubt::Watch;
 use self::item::Found;
 use self::pace::Pace;
 use self::table::{Layout, Misfit, Table};
@@ -197,10 +198,18 @@ impl DynamoDbStore {
 
     /// A store in the table named `table`, or with this ARN, whose partition key is the string
     /// `id` and which has no sort key.
+    ///
+    /// It calls through a client of its own with the configuration of `client`. The two share
+    /// connections and credentials where that configuration has an HTTP client and an identity
+    /// cache.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "clients are cheap to clone, and handed over by value as elsewhere"
+    )]
     pub fn new(client: Client, table: impl Into<String>) -> Self {
         let table = Table::new(table.into());
         Self {
-            client,
+            client: Watch::over(&client),
             misfit: table.misfit(),
             most_inline: INLINE,
             pace: Arc::default(),
