@@ -71,7 +71,7 @@ pub(super) fn values<const N: usize>(expressions: [Expression; N]) -> Option<Ite
 pub(super) fn is_free(now: Timestamp) -> Expression {
     Expression::new(
         "attribute_not_exists(#id) OR \
-         (#status = :completed AND #format = :format AND #expires_at <= :now)",
+         (#status = :completed AND #format <= :format AND #expires_at <= :now)",
         &[
             Attribute::Id,
             Attribute::Status,
@@ -90,17 +90,11 @@ pub(super) fn is_free(now: Timestamp) -> Expression {
 /// renews its lease after it was seen to have lapsed keeps it.
 pub(super) fn is_still(lease: &Lease) -> Expression {
     Expression::new(
-        "#owner = :owner AND #status = :in_progress AND #token = :token AND #deadline = :deadline",
-        &[
-            Attribute::Owner,
-            Attribute::Status,
-            Attribute::Token,
-            Attribute::Deadline,
-        ],
+        "#owner = :owner AND #status = :in_progress AND #deadline = :deadline",
+        &[Attribute::Owner, Attribute::Status, Attribute::Deadline],
         [
             (":owner", binary(lease.owner.as_bytes())),
             (":in_progress", string(IN_PROGRESS)),
-            (":token", number(lease.token.as_u64())),
             (":deadline", number(lease.deadline.as_micros())),
         ],
     )
