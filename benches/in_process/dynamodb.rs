@@ -1,7 +1,8 @@
 //! The layer on DynamoDB: a real client, over loopback, to one on SQLite in this process.
 //!
 //! What it takes there says what the layer waits for and how often, and little about AWS; the calls
-//! and the units of each path are counted in `tests/dynamodb/calls.rs`.
+//! and the units of each path are counted in `tests/dynamodb/calls.rs`, and what the store itself
+//! takes of the processor in `benches/store_calls`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};

@@ -337,7 +337,7 @@ async fn an_attribute_that_is_missing_or_of_another_type_is_a_fault_of_the_store
         Attribute::Status,
         Attribute::Data,
         Attribute::Validation,
-        Attribute::CreatedAt,
+        Attribute::Claim,
         Attribute::ExpiresAt,
         Attribute::Format,
         Attribute::Owner,
@@ -367,7 +367,7 @@ async fn a_record_of_a_later_format_is_named_and_never_taken_over() {
     let first = Claimer::new();
     first.acquires(&store).await;
     let mut item = dynamo.item().await;
-    item.insert("format".to_owned(), AttributeValue::N("2".to_owned()));
+    item.insert("format".to_owned(), AttributeValue::N("3".to_owned()));
     dynamo.put(item).await;
     let long_after = Claimer {
         now: first.now.plus(RETENTION * 10),
@@ -378,7 +378,7 @@ async fn a_record_of_a_later_format_is_named_and_never_taken_over() {
     assert_eq!(error.kind(), StoreErrorKind::Newer);
     let error = first.claims(&store).await.expect_err("it is not known");
     assert_eq!(error.kind(), StoreErrorKind::Newer);
-    assert!(error.to_string().contains("is of format 2"), "{error}");
+    assert!(error.to_string().contains("is of format 3"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -403,7 +403,7 @@ async fn a_request_whose_record_is_of_a_later_format_never_runs() {
     };
     assert_eq!(post().await.status(), StatusCode::OK);
     let mut item = dynamo.item().await;
-    item.insert("format".to_owned(), AttributeValue::N("2".to_owned()));
+    item.insert("format".to_owned(), AttributeValue::N("3".to_owned()));
     dynamo.put(item.clone()).await;
     for _ in 0..2 {
         let refused = post().await;

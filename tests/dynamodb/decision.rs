@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
@@ -10,7 +11,8 @@ use tower_idempotency::record::{CallerDigest, Completed, Decision, Held, Lease, 
 use tower_idempotency::store::{Claim, Completion, DynamoDbStore, Fenced, Release, Store};
 use tower_idempotency::{Fingerprint, StoreError, Timestamp};
 
-use crate::support::{Claimer, Dynamo, LEASE, SKEW, START};
+use crate::formats::older;
+use crate::support::{Claimer, Dynamo, LEASE, SKEW, START, TABLE};
 
 /// What there is before the claim; times from the start of the test's clock.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ struct Drawn {
     same_request: bool,
     identity: Drawing,
     take_over: bool,
+    /// The record is of the format before.
+    is_older: bool,
 }
 
 /// Few moments, and the microseconds around them, so that times meet.
@@ -95,13 +99,15 @@ fn drawn() -> impl Strategy<Value = Drawn> {
         1 => Just(Drawing::OtherCaller),
         1 => Just(Drawing::OtherRecipe),
     ];
-    (now, rarely, mostly, identity, any::<bool>()).prop_map(
-        |((now, skew), same_owner, same_request, identity, take_over)| Drawn {
+    let claim = (rarely, mostly, identity);
+    (now, claim, any::<bool>(), any::<bool>()).prop_map(
+        |((now, skew), (same_owner, same_request, identity), take_over, is_older)| Drawn {
             now: now + skew,
             same_owner,
             same_request,
             identity,
             take_over,
+            is_older,
         },
     )
 }
@@ -210,6 +216,12 @@ fn calls_for(decision: Decision, before: &Written) -> usize {
 async fn check(dynamo: &Dynamo, store: &DynamoDbStore, before: &Before, drawn: Drawn) {
     let first = Claimer::new();
     let written = write(store, &first, before).await;
+    if drawn.is_older && !matches!(before, Before::Nothing) {
+        let read = dynamo.client().get_item().table_name(TABLE);
+        let id = AttributeValue::S(first.key.record_key().to_string());
+        let read = read.key("id", id).send().await.expect("a read succeeds");
+        dynamo.put(older(read.item.expect("it is there"))).await;
+    }
     dynamo.wire.calls();
     let mut claimer = Claimer {
         now: START.plus(drawn.now),

@@ -12,6 +12,7 @@ mod end_to_end;
 mod env;
 mod faults;
 mod foreign;
+mod formats;
 mod limits;
 #[path = "../contract/support/node.rs"]
 mod node;

@@ -179,14 +179,14 @@ impl DynamoDbStore {
 
     /// Makes each call of the store once, the writes with a condition that never holds.
     async fn check_permissions(&self) -> Result<(), TableError> {
-        let never = || Expression::new("attribute_exists(#id)", []);
+        let never = || Expression::new("attribute_exists(#id)", &[Attribute::Id], []);
         let key = || self.table.key_of(self.table.id_of(&PROBE));
-        let touch = Expression::new("REMOVE #chunks", []);
+        let touch = || Expression::new("REMOVE #chunks", &[Attribute::Chunks], []);
         self.allowed::<GetItemError, _>("dynamodb:GetItem", self.read(&PROBE).await)?;
-        self.allowed::<PutItemError, _>("dynamodb:PutItem", self.put(key(), never()).await)?;
-        let updated = self.update(&PROBE, touch, never()).await;
+        self.allowed::<PutItemError, _>("dynamodb:PutItem", self.put(key, never).await)?;
+        let updated = self.update(&PROBE, touch, never).await;
         self.allowed::<UpdateItemError, _>("dynamodb:UpdateItem", updated)?;
-        let deleted = self.delete(&PROBE, never()).await;
+        let deleted = self.delete(&PROBE, never).await;
         self.allowed::<DeleteItemError, _>("dynamodb:DeleteItem", deleted)?;
         let read = self.read_all(vec![key()], false).await;
         self.allowed::<BatchGetItemError, _>("dynamodb:BatchGetItem", read)

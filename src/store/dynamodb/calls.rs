@@ -1,5 +1,6 @@
 //! The calls on single items, each with what its failure means.
 
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -8,7 +9,7 @@ use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure a
 use super::DynamoDbStore;
 use super::doubt::Doubt;
 use super::error::Call;
-use super::expression::Expression;
+use super::expression::{Expression, names, values};
 use super::table::Item;
 use crate::error::StoreError;
 use crate::key::RecordKey;
@@ -26,32 +27,32 @@ impl DynamoDbStore {
     /// Puts a whole item if `condition` holds for what is there.
     pub(super) async fn put(
         &self,
-        item: Item,
-        condition: Expression,
+        item: impl Fn() -> Item,
+        condition: impl Fn() -> Expression,
     ) -> Result<Verdict, StoreError> {
         let doubt = Doubt::default();
-        let call = self
-            .client
-            .put_item()
-            .table_name(&self.table.name)
-            .set_item(Some(item))
-            .set_expression_attribute_names(Some(condition.names(&self.table)))
-            .set_expression_attribute_values(some(condition.values))
-            .condition_expression(condition.text)
-            .return_values_on_condition_check_failure(OnFailure::AllOld);
         let send = || {
-            let call = call.clone().customize();
-            call.interceptor(doubt.clone()).send()
+            let condition = condition();
+            self.client
+                .put_item()
+                .table_name(&self.table.name)
+                .set_item(Some(item()))
+                .set_expression_attribute_names(Some(names(&[&condition], &self.table)))
+                .condition_expression(&*condition.text)
+                .set_expression_attribute_values(values([condition]))
+                .return_values_on_condition_check_failure(OnFailure::AllOld)
+                .send()
         };
-        let sent = self.pace.small(send).await;
+        let sent = doubt.of(self.pace.small(send)).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(refused)) => {
-                    Ok(Verdict::Refused(refused.item.clone()))
-                }
-                _ => Err(doubtful(self.call("PutItem").failed(error), &doubt)),
-            },
+            Err(error) if is_refusal(&error) => {
+                Ok(Verdict::Refused(match error.into_service_error() {
+                    PutItemError::ConditionalCheckFailedException(refused) => refused.item,
+                    _ => None,
+                }))
+            }
+            Err(error) => Err(doubtful(self.call("PutItem").failed(error), &doubt)),
         }
     }
 
@@ -59,37 +60,33 @@ impl DynamoDbStore {
     pub(super) async fn update(
         &self,
         key: &RecordKey,
-        update: Expression,
-        condition: Expression,
+        update: impl Fn() -> Expression,
+        condition: impl Fn() -> Expression,
     ) -> Result<Verdict, StoreError> {
         let doubt = Doubt::default();
-        let mut names = update.names(&self.table);
-        names.extend(condition.names(&self.table));
-        let mut values = update.values;
-        values.extend(condition.values);
-        let call = self
-            .client
-            .update_item()
-            .table_name(&self.table.name)
-            .set_key(Some(self.table.key_of(self.table.id_of(key))))
-            .set_expression_attribute_names(Some(names))
-            .set_expression_attribute_values(some(values))
-            .update_expression(update.text)
-            .condition_expression(condition.text)
-            .return_values_on_condition_check_failure(OnFailure::AllOld);
         let send = || {
-            let call = call.clone().customize();
-            call.interceptor(doubt.clone()).send()
+            let (update, condition) = (update(), condition());
+            self.client
+                .update_item()
+                .table_name(&self.table.name)
+                .set_key(Some(self.table.key_of(self.table.id_of(key))))
+                .set_expression_attribute_names(Some(names(&[&update, &condition], &self.table)))
+                .update_expression(&*update.text)
+                .condition_expression(&*condition.text)
+                .set_expression_attribute_values(values([update, condition]))
+                .return_values_on_condition_check_failure(OnFailure::AllOld)
+                .send()
         };
-        let sent = self.pace.small(send).await;
+        let sent = doubt.of(self.pace.small(send)).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
-                    Ok(Verdict::Refused(refused.item.clone()))
-                }
-                _ => Err(doubtful(self.call("UpdateItem").failed(error), &doubt)),
-            },
+            Err(error) if is_refusal(&error) => {
+                Ok(Verdict::Refused(match error.into_service_error() {
+                    UpdateItemError::ConditionalCheckFailedException(refused) => refused.item,
+                    _ => None,
+                }))
+            }
+            Err(error) => Err(doubtful(self.call("UpdateItem").failed(error), &doubt)),
         }
     }
 
@@ -97,56 +94,56 @@ impl DynamoDbStore {
     pub(super) async fn delete(
         &self,
         key: &RecordKey,
-        condition: Expression,
+        condition: impl Fn() -> Expression,
     ) -> Result<Verdict, StoreError> {
-        let key = self.table.key_of(self.table.id_of(key));
+        let key = || self.table.key_of(self.table.id_of(key));
         self.delete_item(key, condition, OnFailure::AllOld).await
     }
 
     /// Deletes the item with this key if `condition` holds for it.
     pub(super) async fn delete_item(
         &self,
-        key: Item,
-        condition: Expression,
+        key: impl Fn() -> Item,
+        condition: impl Fn() -> Expression,
         on_failure: OnFailure,
     ) -> Result<Verdict, StoreError> {
         let doubt = Doubt::default();
-        let call = self
-            .client
-            .delete_item()
-            .table_name(&self.table.name)
-            .set_key(Some(key))
-            .set_expression_attribute_names(Some(condition.names(&self.table)))
-            .set_expression_attribute_values(some(condition.values))
-            .condition_expression(condition.text)
-            .return_values_on_condition_check_failure(on_failure);
         let send = || {
-            let call = call.clone().customize();
-            call.interceptor(doubt.clone()).send()
+            let condition = condition();
+            self.client
+                .delete_item()
+                .table_name(&self.table.name)
+                .set_key(Some(key()))
+                .set_expression_attribute_names(Some(names(&[&condition], &self.table)))
+                .condition_expression(&*condition.text)
+                .set_expression_attribute_values(values([condition]))
+                .return_values_on_condition_check_failure(on_failure.clone())
+                .send()
         };
-        let sent = self.pace.small(send).await;
+        let sent = doubt.of(self.pace.small(send)).await;
         match sent {
             Ok(_) => Ok(Verdict::Applied),
-            Err(error) => match error.as_service_error() {
-                Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
-                    Ok(Verdict::Refused(refused.item.clone()))
-                }
-                _ => Err(doubtful(self.call("DeleteItem").failed(error), &doubt)),
-            },
+            Err(error) if is_refusal(&error) => {
+                Ok(Verdict::Refused(match error.into_service_error() {
+                    DeleteItemError::ConditionalCheckFailedException(refused) => refused.item,
+                    _ => None,
+                }))
+            }
+            Err(error) => Err(doubtful(self.call("DeleteItem").failed(error), &doubt)),
         }
     }
 
     /// Deletes the item of `key`, whatever it is, and says whether there was one.
     pub(super) async fn delete_any(&self, key: &RecordKey) -> Result<bool, StoreError> {
         let doubt = Doubt::default();
-        self.client
+        let call = self
+            .client
             .delete_item()
             .table_name(&self.table.name)
             .set_key(Some(self.table.key_of(self.table.id_of(key))))
-            .return_values(ReturnValue::AllOld)
-            .customize()
-            .interceptor(doubt.clone())
-            .send()
+            .return_values(ReturnValue::AllOld);
+        doubt
+            .of(call.send())
             .await
             .map(|output| output.attributes.is_some())
             .map_err(|error| doubtful(self.call("DeleteItem").failed(error), &doubt))
@@ -187,9 +184,10 @@ impl DynamoDbStore {
     }
 }
 
-/// DynamoDB takes no values, but not none of them.
-fn some(values: Item) -> Option<Item> {
-    Some(values).filter(|values| !values.is_empty())
+/// Whether the condition did not hold.
+fn is_refusal<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    let error = error.as_service_error();
+    error.and_then(ProvideErrorMetadata::code) == Some("ConditionalCheckFailedException")
 }
 
 fn doubtful(error: StoreError, doubt: &Doubt) -> StoreError {

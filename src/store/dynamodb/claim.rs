@@ -3,10 +3,11 @@
 use super::DynamoDbStore;
 use super::calls::Verdict;
 use super::expression::{Expression, is_free, is_still, is_still_completed, is_still_unreadable};
-use super::item::Found;
+use super::item::{Found, Unreadable};
 use super::table::Item;
+use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::record::{ClaimRequest, Decision, Lease, decide};
+use crate::record::{ClaimRequest, Decision, Lease, Owner, decide};
 use crate::store::Claim;
 
 /// How often a claim is tried while others change the record under it. Two are enough for
@@ -16,7 +17,30 @@ const ROUNDS: usize = 4;
 /// A lease that is written if the record is as it was seen.
 struct Bid {
     lease: Lease,
-    condition: Expression,
+    seen: Seen,
+}
+
+/// What the claim gets its lease in place of.
+enum Seen {
+    /// Nothing, or an answer whose time is over.
+    Free(Timestamp),
+    Lease(Lease),
+    Answer {
+        owner: Owner,
+        expires_at: Timestamp,
+    },
+    Unreadable(Box<Unreadable>),
+}
+
+impl Seen {
+    fn is_still_so(&self) -> Expression {
+        match self {
+            Self::Free(now) => is_free(*now),
+            Self::Lease(lease) => is_still(lease),
+            Self::Answer { owner, expires_at } => is_still_completed(*owner, *expires_at),
+            Self::Unreadable(unreadable) => is_still_unreadable(unreadable),
+        }
+    }
 }
 
 enum Judged {
@@ -31,8 +55,9 @@ impl DynamoDbStore {
     ) -> Result<Claim, StoreError> {
         let mut bid = Bid::on_free_key(request)?;
         for _ in 0..ROUNDS {
-            let item = self.table.item_of(&bid.lease, request.parts);
-            let seen = match self.put(item, bid.condition).await? {
+            let item = || self.table.item_of(&bid.lease, request.parts);
+            let condition = || bid.seen.is_still_so();
+            let seen = match self.put(item, condition).await? {
                 Verdict::Applied => {
                     return Ok(Claim::Acquired(bid.lease.seen_at(request.now)));
                 }
@@ -58,7 +83,7 @@ impl DynamoDbStore {
             Ok(found) => found,
             Err(unreadable) if unreadable.is_over(request.now) => {
                 return Ok(Judged::Bid(Bid {
-                    condition: is_still_unreadable(&unreadable),
+                    seen: Seen::Unreadable(unreadable),
                     ..Bid::on_free_key(request)?
                 }));
             }
@@ -66,11 +91,14 @@ impl DynamoDbStore {
         };
         let decision = decide(Some(found.held()), request);
         if let Some(lease) = lease_by(decision, request) {
-            let condition = match &found {
-                Found::InProgress(seen) => is_still(seen),
-                Found::Completed(seen) => is_still_completed(seen.owner, seen.expires_at),
+            let seen = match found {
+                Found::InProgress(seen) => Seen::Lease(seen),
+                Found::Completed(seen) => Seen::Answer {
+                    owner: seen.owner,
+                    expires_at: seen.expires_at,
+                },
             };
-            return Ok(Judged::Bid(Bid { lease, condition }));
+            return Ok(Judged::Bid(Bid { lease, seen }));
         }
         let now = request.now;
         let claim = match (decision, found) {
@@ -97,8 +125,8 @@ impl Bid {
                 "a claim on an absent record was not let through",
             )
         })?;
-        let condition = is_free(request.now);
-        Ok(Self { lease, condition })
+        let seen = Seen::Free(request.now);
+        Ok(Self { lease, seen })
     }
 }
 

@@ -1,13 +1,16 @@
 //! Whether a write that failed may have been applied all the same.
 //!
 //! The error of a call is that of its last try alone. A try before it may have reached DynamoDB
-//! and lost only its answer, so this is a flag over all tries of a call.
+//! and lost only its answer, so this is a flag over all tries of a call. An interceptor sets it. The
+//! client has it from the start: one for each call would make the SDK put the configuration of the
+//! call together anew.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::interceptors::{
     AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
     FinalizerInterceptorContextRef,
@@ -20,6 +23,10 @@ const IS_SENT: u8 = 1;
 /// A try before it ended without an answer that says what became of it.
 const REMAINS: u8 = 2;
 
+tokio::task_local! {
+    static OF_THIS_CALL: Doubt;
+}
+
 /// Says whether a try of one call may have been applied without being known to be.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubt {
@@ -27,18 +34,51 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
+    /// Watches the tries of a call that is made by a [watched](Watch::over) client.
+    pub(super) async fn of<F: Future>(&self, call: F) -> F::Output {
+        OF_THIS_CALL.scope(self.clone(), call).await
+    }
+
     /// Also true for a try that is broken off while it is on its way.
     pub(super) fn remains(&self) -> bool {
         self.state.load(Ordering::Relaxed) != 0
+    }
+
+    fn is_sent(&self) {
+        self.state.fetch_or(IS_SENT, Ordering::Relaxed);
     }
 
     /// The present try is known to have been applied, or to have not been.
     fn resolved(&self) {
         self.state.fetch_and(!IS_SENT, Ordering::Relaxed);
     }
+
+    /// The next try begins with a doubt of its own, and cannot take this one back.
+    fn try_ended(&self) {
+        if self.state.load(Ordering::Relaxed) & IS_SENT != 0 {
+            self.state.store(REMAINS, Ordering::Relaxed);
+        }
+    }
 }
 
-impl Intercept for Doubt {
+/// Looks at each try of a client's calls.
+#[derive(Debug)]
+pub(super) struct Watch;
+
+impl Watch {
+    /// Returns a client with the configuration of `client` whose tries are looked at.
+    pub(super) fn over(client: &Client) -> Client {
+        let config = client.config().to_builder().interceptor(Self);
+        Client::from_conf(config.build())
+    }
+
+    /// Calls that nobody asks about have no doubt.
+    fn tell(tell: impl FnOnce(&Doubt)) {
+        let _ = OF_THIS_CALL.try_with(tell);
+    }
+}
+
+impl Intercept for Watch {
     fn name(&self) -> &'static str {
         "tower-idempotency: doubt"
     }
@@ -49,7 +89,7 @@ impl Intercept for Doubt {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        self.state.fetch_or(IS_SENT, Ordering::Relaxed);
+        Self::tell(Doubt::is_sent);
         Ok(())
     }
 
@@ -61,8 +101,8 @@ impl Intercept for Doubt {
     ) -> Result<(), BoxError> {
         let refused = context.response().status().is_client_error();
         match context.output_or_error() {
-            Ok(_) => self.resolved(),
-            Err(error) if error.is_operation_error() && refused => self.resolved(),
+            Ok(_) => Self::tell(Doubt::resolved),
+            Err(error) if error.is_operation_error() && refused => Self::tell(Doubt::resolved),
             // A failure of DynamoDB's own, or an answer that cannot be read.
             Err(_) => {}
         }
@@ -80,12 +120,9 @@ impl Intercept for Doubt {
             && let Some(Err(error)) = context.output_or_error()
             && never_connected(error)
         {
-            self.resolved();
+            Self::tell(Doubt::resolved);
         }
-        // The next try begins with a doubt of its own, and cannot take this one back.
-        if self.state.load(Ordering::Relaxed) & IS_SENT != 0 {
-            self.state.store(REMAINS, Ordering::Relaxed);
-        }
+        Self::tell(Doubt::try_ended);
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! They name each attribute by its default name after a `#`, whatever it is called in the table;
 //! many of the names are reserved words.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -10,50 +11,73 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::item::{
     COMPLETED, FORMAT, IN_PROGRESS, Unreadable, binary, number, string, time_to_live,
 };
-use super::table::{Attribute, Table};
+use super::table::{Attribute, Item, Table};
 use crate::clock::Timestamp;
 use crate::record::{Holder, Lease, Owner};
 
-/// An expression with the values that it uses.
+/// An expression with the attributes and the values that it uses.
 #[derive(Clone, Debug)]
 pub(super) struct Expression {
-    pub(super) text: String,
-    pub(super) values: HashMap<String, AttributeValue>,
+    pub(super) text: Cow<'static, str>,
+    attributes: Vec<Attribute>,
+    values: Vec<(String, AttributeValue)>,
 }
 
 impl Expression {
     pub(super) fn new<const N: usize>(
-        text: impl Into<String>,
+        text: &'static str,
+        attributes: &[Attribute],
         values: [(&str, AttributeValue); N],
     ) -> Self {
         Self {
-            text: text.into(),
+            text: Cow::Borrowed(text),
+            attributes: attributes.to_vec(),
             values: values.map(|(name, value)| (name.to_owned(), value)).into(),
         }
     }
 
-    /// What the attributes that it uses are called in the table.
-    pub(super) fn names(&self, table: &Table) -> HashMap<String, String> {
-        let is_of_name = |character: char| character.is_ascii_lowercase() || character == '_';
-        let used = self.text.split('#').skip(1).map(|rest| {
-            rest.split_once(|character| !is_of_name(character))
-                .map_or(rest, |(name, _)| name)
-        });
-        used.filter_map(|name| {
-            let attribute = Attribute::ALL
-                .into_iter()
-                .find(|attribute| attribute.default_name() == name)?;
-            Some((format!("#{name}"), table.attribute(attribute).to_owned()))
-        })
-        .collect()
+    /// Goes on with `text`, which uses `attribute` and may use a value.
+    fn push(&mut self, text: &str, attribute: Attribute, value: Option<(String, AttributeValue)>) {
+        self.text.to_mut().push_str(text);
+        self.attributes.push(attribute);
+        self.values.extend(value);
     }
+}
+
+/// What the attributes that these expressions use are called in the table.
+pub(super) fn names(expressions: &[&Expression], table: &Table) -> HashMap<String, String> {
+    // As many as an update and its condition use together.
+    let mut names = HashMap::with_capacity(7);
+    for expression in expressions {
+        for &attribute in &expression.attributes {
+            let name = table.attribute(attribute).to_owned();
+            names.insert(attribute.placeholder().to_owned(), name);
+        }
+    }
+    names
+}
+
+/// The values that these expressions use, if there are any: DynamoDB takes no values, but not none
+/// of them.
+pub(super) fn values<const N: usize>(expressions: [Expression; N]) -> Option<Item> {
+    let mut values = Item::with_capacity(7);
+    for expression in expressions {
+        values.extend(expression.values);
+    }
+    Some(values).filter(|values| !values.is_empty())
 }
 
 /// There is no record, or an answer whose time is over.
 pub(super) fn is_free(now: Timestamp) -> Expression {
     Expression::new(
         "attribute_not_exists(#id) OR \
-         (#status = :completed AND #format = :format AND #expires_at <= :now)",
+         (#status = :completed AND #format <= :format AND #expires_at <= :now)",
+        &[
+            Attribute::Id,
+            Attribute::Status,
+            Attribute::Format,
+            Attribute::ExpiresAt,
+        ],
         [
             (":completed", string(COMPLETED)),
             (":format", number(FORMAT)),
@@ -66,11 +90,11 @@ pub(super) fn is_free(now: Timestamp) -> Expression {
 /// renews its lease after it was seen to have lapsed keeps it.
 pub(super) fn is_still(lease: &Lease) -> Expression {
     Expression::new(
-        "#owner = :owner AND #status = :in_progress AND #token = :token AND #deadline = :deadline",
+        "#owner = :owner AND #status = :in_progress AND #deadline = :deadline",
+        &[Attribute::Owner, Attribute::Status, Attribute::Deadline],
         [
             (":owner", binary(lease.owner.as_bytes())),
             (":in_progress", string(IN_PROGRESS)),
-            (":token", number(lease.token.as_u64())),
             (":deadline", number(lease.deadline.as_micros())),
         ],
     )
@@ -80,6 +104,7 @@ pub(super) fn is_still(lease: &Lease) -> Expression {
 pub(super) fn is_still_completed(owner: Owner, expires_at: Timestamp) -> Expression {
     Expression::new(
         "#owner = :owner AND #status = :completed AND #expires_at = :expires_at",
+        &[Attribute::Owner, Attribute::Status, Attribute::ExpiresAt],
         [
             (":owner", binary(owner.as_bytes())),
             (":completed", string(COMPLETED)),
@@ -90,27 +115,26 @@ pub(super) fn is_still_completed(owner: Owner, expires_at: Timestamp) -> Express
 
 /// What could not be read has the times and the status that it was seen with.
 pub(super) fn is_still_unreadable(seen: &Unreadable) -> Expression {
-    let mut expression = Expression::new("#expiration = :expiration", []);
-    let mut has = |name: &str, value: Option<&AttributeValue>| {
-        let condition = match value {
+    let mut expression = Expression::new("#expiration = :expiration", &[Attribute::Expiration], []);
+    let expiration = seen.expiration.clone();
+    let expiration = expiration.map(|value| (":expiration".to_owned(), value));
+    expression.values.extend(expiration);
+    let mut has = |attribute: Attribute, value: Option<&AttributeValue>| {
+        let name = attribute.default_name();
+        match value {
             Some(value) => {
-                expression.values.insert(format!(":{name}"), value.clone());
-                format!(" AND #{name} = :{name}")
+                let value = (format!(":{name}"), value.clone());
+                expression.push(&format!(" AND #{name} = :{name}"), attribute, Some(value));
             }
-            None => format!(" AND attribute_not_exists(#{name})"),
-        };
-        expression.text.push_str(&condition);
+            None => {
+                let text = format!(" AND attribute_not_exists(#{name})");
+                expression.push(&text, attribute, None);
+            }
+        }
     };
-    has("status", seen.status.as_ref());
-    has(
-        "in_progress_expiration",
-        seen.in_progress_expiration.as_ref(),
-    );
-    expression.values.extend(
-        seen.expiration
-            .clone()
-            .map(|value| (":expiration".to_owned(), value)),
-    );
+    has(Attribute::Status, seen.status.as_ref());
+    let lease = seen.in_progress_expiration.as_ref();
+    has(Attribute::InProgressExpiration, lease);
     expression
 }
 
@@ -118,6 +142,7 @@ pub(super) fn is_still_unreadable(seen: &Unreadable) -> Expression {
 pub(super) fn is_held_by(holder: &Holder) -> Expression {
     Expression::new(
         "#owner = :owner AND #status = :in_progress",
+        &[Attribute::Owner, Attribute::Status],
         [
             (":owner", binary(holder.owner.as_bytes())),
             (":in_progress", string(IN_PROGRESS)),
@@ -128,10 +153,9 @@ pub(super) fn is_held_by(holder: &Holder) -> Expression {
 /// The attempt still owns the record, and its deadline is not later than this one.
 pub(super) fn is_held_no_longer_than(holder: &Holder, deadline: Timestamp) -> Expression {
     let mut expression = is_held_by(holder);
-    expression.text.push_str(" AND #deadline <= :new_deadline");
-    let deadline = number(deadline.as_micros());
-    let value = (":new_deadline".to_owned(), deadline);
-    expression.values.extend([value]);
+    let deadline = (":new_deadline".to_owned(), number(deadline.as_micros()));
+    let text = " AND #deadline <= :new_deadline";
+    expression.push(text, Attribute::Deadline, Some(deadline));
     expression
 }
 
@@ -140,6 +164,12 @@ pub(super) fn set_times(deadline: Timestamp, expires_at: Timestamp) -> Expressio
     Expression::new(
         "SET #deadline = :new_deadline, #in_progress_expiration = :in_progress_expiration, \
          #expires_at = :expires_at, #expiration = :expiration",
+        &[
+            Attribute::Deadline,
+            Attribute::InProgressExpiration,
+            Attribute::ExpiresAt,
+            Attribute::Expiration,
+        ],
         [
             (":new_deadline", number(deadline.as_micros())),
             (
@@ -156,9 +186,9 @@ pub(super) fn set_times(deadline: Timestamp, expires_at: Timestamp) -> Expressio
 pub(super) fn set_orphan(expires_at: Timestamp, first_status: Option<u16>) -> Expression {
     let mut expression = set_times(Timestamp::EPOCH, expires_at);
     if let Some(status) = first_status {
-        expression.text.push_str(", #first_status = :first_status");
-        let status = number(status.into());
-        expression.values.insert(":first_status".to_owned(), status);
+        let status = (":first_status".to_owned(), number(status.into()));
+        let text = ", #first_status = :first_status";
+        expression.push(text, Attribute::FirstStatus, Some(status));
     }
     expression
 }
@@ -168,6 +198,12 @@ pub(super) fn set_answer(data: AttributeValue, chunks: usize, expires_at: Timest
     let mut expression = Expression::new(
         "SET #status = :completed, #data = :data, #expires_at = :expires_at, \
          #expiration = :expiration",
+        &[
+            Attribute::Status,
+            Attribute::Data,
+            Attribute::ExpiresAt,
+            Attribute::Expiration,
+        ],
         [
             (":completed", string(COMPLETED)),
             (":data", data),
@@ -176,27 +212,78 @@ pub(super) fn set_answer(data: AttributeValue, chunks: usize, expires_at: Timest
         ],
     );
     if chunks > 0 {
-        expression.text.push_str(", #chunks = :chunks");
-        let chunks = AttributeValue::N(chunks.to_string());
-        expression.values.insert(":chunks".to_owned(), chunks);
+        let chunks = (":chunks".to_owned(), AttributeValue::N(chunks.to_string()));
+        expression.push(", #chunks = :chunks", Attribute::Chunks, Some(chunks));
     }
-    expression
-        .text
-        .push_str(" REMOVE #deadline, #in_progress_expiration");
+    expression.push(" REMOVE #deadline", Attribute::Deadline, None);
+    let lease = Attribute::InProgressExpiration;
+    expression.push(", #in_progress_expiration", lease, None);
     expression
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::key::RecordKey;
+    use crate::record::{FencingToken, Identity};
+
+    /// What stands after `sigil` in an expression, each once, with it.
+    fn used(text: &str, sigil: char) -> BTreeSet<String> {
+        let is_of_name = |character: char| character.is_ascii_lowercase() || character == '_';
+        let used = text.split(sigil).skip(1);
+        used.map(|rest| {
+            let end = rest.find(|character| !is_of_name(character));
+            format!("{sigil}{}", &rest[..end.unwrap_or(rest.len())])
+        })
+        .collect()
+    }
 
     #[test]
     fn an_expression_names_what_it_uses_and_nothing_else() {
+        let now = Timestamp::from_millis(1);
+        let identity = Identity::of_work(Fingerprint::of(["x"]));
+        let owner = Owner::from_bytes([1; 16]);
+        let holder = Holder::new(RecordKey::from_bytes([1; 32]), owner, identity);
+        let lease = Lease::new(&holder, FencingToken::from_u64(1));
+        for expression in [
+            is_free(now),
+            is_still(&lease),
+            is_still_completed(owner, now),
+            is_held_by(&holder),
+            is_held_no_longer_than(&holder, now),
+            set_times(now, now),
+            set_orphan(now, None),
+            set_orphan(now, Some(502)),
+            set_answer(string("x"), 0, now),
+            set_answer(string("x"), 3, now),
+        ] {
+            let text = expression.text.clone();
+            let names = names(&[&expression], &Table::new("t".to_owned()));
+            assert!(
+                used(&text, '#')
+                    .iter()
+                    .eq(names.keys().collect::<BTreeSet<_>>()),
+                "{text}"
+            );
+            let values = values([expression]).expect("it has values");
+            assert!(
+                used(&text, ':')
+                    .iter()
+                    .eq(values.keys().collect::<BTreeSet<_>>()),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_expression_uses_the_names_of_the_table() {
         let mut table = Table::new("t".to_owned());
         table.rename(Attribute::Expiration, "ttl".to_owned());
-        let expression = Expression::new("#expiration = :e AND (#expires_at > :x OR #id)", []);
-        let names = expression.names(&table);
-        assert_eq!(names.len(), 3);
+        let now = Timestamp::from_millis(1);
+        let names = names(&[&set_times(now, now), &is_free(now)], &table);
         assert_eq!(names["#expiration"], "ttl");
         assert_eq!(names["#expires_at"], "expires_at");
         assert_eq!(names["#id"], "id");

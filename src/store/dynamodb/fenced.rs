@@ -24,8 +24,8 @@ impl DynamoDbStore {
         now: Timestamp,
     ) -> Result<Fenced, StoreError> {
         let deadline = renewal.deadline(now);
-        let update = set_times(deadline, renewal.expires_at(now));
-        let condition = is_held_no_longer_than(holder, deadline);
+        let update = || set_times(deadline, renewal.expires_at(now));
+        let condition = || is_held_no_longer_than(holder, deadline);
         match self.update(&holder.key, update, condition).await? {
             Verdict::Applied => Ok(Fenced::Applied),
             Verdict::Refused(seen) => {
@@ -47,8 +47,9 @@ impl DynamoDbStore {
         first_status: Option<u16>,
         now: Timestamp,
     ) -> Result<Fenced, StoreError> {
-        let update = set_orphan(now.plus(retention), first_status);
-        match self.update(&holder.key, update, is_held_by(holder)).await? {
+        let update = || set_orphan(now.plus(retention), first_status);
+        let condition = || is_held_by(holder);
+        match self.update(&holder.key, update, condition).await? {
             Verdict::Applied => Ok(Fenced::Applied),
             Verdict::Refused(seen) => {
                 let seen = self.refuser(&holder.key, seen).await?;
@@ -66,16 +67,22 @@ impl DynamoDbStore {
         let expires_at = now.plus(completion.retention);
         let beside = self.table.bytes_beside_answer(&holder.key);
         let answer = Encoded::new(&completion.payload, beside, self.most_inline)?;
-        let update = if answer.is_inline(self.most_inline) {
-            set_answer(binary(answer.inline()), 0, expires_at)
+        let chunks = if answer.is_inline(self.most_inline) {
+            0
         } else {
             let Encoded { head, body } = &answer;
-            let chunks = self
-                .write_chunks(&holder.key, holder.owner, *head, body, expires_at)
-                .await?;
-            set_answer(binary(head.to_bytes()), chunks, expires_at)
+            self.write_chunks(&holder.key, holder.owner, *head, body, expires_at)
+                .await?
         };
-        let verdict = self.update(&holder.key, update, is_held_by(holder)).await?;
+        let update = || {
+            let data = match chunks {
+                0 => binary(answer.inline()),
+                _ => binary(answer.head.to_bytes()),
+            };
+            set_answer(data, chunks, expires_at)
+        };
+        let condition = || is_held_by(holder);
+        let verdict = self.update(&holder.key, update, condition).await?;
         self.end_upload(&holder.key, holder.owner, answer.head);
         match verdict {
             Verdict::Applied => Ok(Fenced::Applied),
@@ -90,7 +97,7 @@ impl DynamoDbStore {
     }
 
     pub(super) async fn free(&self, holder: &Holder, now: Timestamp) -> Result<Fenced, StoreError> {
-        match self.delete(&holder.key, is_held_by(holder)).await? {
+        match self.delete(&holder.key, || is_held_by(holder)).await? {
             Verdict::Applied => Ok(Fenced::Applied),
             Verdict::Refused(seen) => match self.refuser(&holder.key, seen).await? {
                 // A key that is free already is as it was to be: this may repeat an own release.

@@ -1,5 +1,6 @@
 //! Records as items, and items as records.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
@@ -15,7 +16,14 @@ use crate::record::{FencingToken, Held, Identity, Lease, Owner};
 pub(super) const IN_PROGRESS: &str = "INPROGRESS";
 pub(super) const COMPLETED: &str = "COMPLETED";
 /// The version of what is written here, the head of the answer included.
-pub(super) const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 2;
+/// The version before, which has attributes of their own for what is in [`Attribute::Claim`] now.
+/// An item keeps its format until it is claimed anew.
+const FORMAT_BEFORE: u64 = 1;
+/// How many attributes the item of a lease has, with a sort key.
+const ATTRIBUTES: usize = 12;
+/// The length of [`Attribute::Claim`].
+const CLAIM_LENGTH: usize = 28;
 /// What the readable parts of a key are counted as where they are not at hand, in bytes.
 const KEY_PARTS: usize = 128;
 /// As much of each as is kept, in bytes.
@@ -99,16 +107,14 @@ impl From<Box<Unreadable>> for StoreError {
 impl Table {
     /// The item of a lease.
     pub(super) fn item_of(&self, lease: &Lease, parts: &KeyParts<'_>) -> Item {
-        let mut item = self.key_of(self.id_of(&lease.key));
+        let mut item = Item::with_capacity(ATTRIBUTES);
+        item.extend(self.key_of(self.id_of(&lease.key)));
         let attributes = [
             (Attribute::Format, number(FORMAT)),
             (Attribute::Status, string(IN_PROGRESS)),
             (Attribute::Validation, binary(lease.identity.to_bytes())),
             (Attribute::Owner, binary(lease.owner.as_bytes())),
-            (Attribute::Token, number(lease.token.as_u64())),
-            (Attribute::Attempt, number(lease.attempt.into())),
-            (Attribute::CreatedAt, number(lease.created_at.as_micros())),
-            (Attribute::StartedAt, number(lease.started_at.as_micros())),
+            (Attribute::Claim, binary(Claimed::by(lease).to_bytes())),
             (Attribute::Deadline, number(lease.deadline.as_micros())),
             (
                 Attribute::InProgressExpiration,
@@ -138,6 +144,10 @@ impl Table {
                         | Attribute::InProgressExpiration
                         | Attribute::Chunks
                         | Attribute::FirstStatus
+                        | Attribute::Attempt
+                        | Attribute::CreatedAt
+                        | Attribute::StartedAt
+                        | Attribute::Token
                 )
             })
             .map(|attribute| self.attribute(attribute).len())
@@ -147,9 +157,10 @@ impl Table {
             .iter()
             .map(|(name, value)| name.len() + value.as_s().map_or(0, String::len))
             .sum();
-        // In their order: identity, owner, status, one number of 10 digits, four of 16, two of
-        // one digit, and the head.
-        let values = Identity::LENGTH + 16 + COMPLETED.len() + 6 + 4 * 9 + 2 * 2 + HEAD_LENGTH;
+        // In their order: identity, owner, claim, status, one number each of 10, of 16 and of one
+        // digit, and the head of the answer.
+        let values =
+            Identity::LENGTH + 16 + CLAIM_LENGTH + COMPLETED.len() + 6 + 9 + 2 + HEAD_LENGTH;
         names - self.attribute(Attribute::Id).len() + keys + values + KEY_PARTS
     }
 
@@ -202,21 +213,21 @@ impl Reader<'_> {
             ));
         }
         match self.number(Attribute::Format)? {
-            FORMAT => Ok(()),
+            FORMAT | FORMAT_BEFORE => Ok(()),
             other => Err(format!("is of format {other}, which is not known here")),
         }
     }
 
     fn lease(&self, key: &RecordKey) -> Result<Lease, String> {
-        let attempt = self.number(Attribute::Attempt)?;
+        let claimed = self.claimed()?;
         Ok(Lease {
             key: *key,
             identity: self.identity()?,
             owner: self.owner()?,
-            token: FencingToken::from_u64(self.number(Attribute::Token)?),
-            attempt: u32::try_from(attempt).map_err(|_| self.no(Attribute::Attempt, "number"))?,
-            created_at: self.time(Attribute::CreatedAt)?,
-            started_at: self.time(Attribute::StartedAt)?,
+            token: FencingToken::from_u64(claimed.token),
+            attempt: claimed.attempt,
+            created_at: claimed.created_at,
+            started_at: claimed.started_at,
             deadline: self.time(Attribute::Deadline)?,
             expires_at: self.time(Attribute::ExpiresAt)?,
             first_status: self.first_status()?,
@@ -250,11 +261,26 @@ impl Reader<'_> {
         Ok(Answered {
             owner: self.owner()?,
             identity: self.identity()?,
-            created_at: self.time(Attribute::CreatedAt)?,
+            created_at: self.claimed()?.created_at,
             expires_at: self.time(Attribute::ExpiresAt)?,
             head,
             body,
         })
+    }
+
+    fn claimed(&self) -> Result<Claimed, String> {
+        if self.number(Attribute::Format)? == FORMAT_BEFORE {
+            let attempt = self.number(Attribute::Attempt)?;
+            return Ok(Claimed {
+                token: self.number(Attribute::Token)?,
+                attempt: u32::try_from(attempt)
+                    .map_err(|_| self.no(Attribute::Attempt, "number"))?,
+                created_at: self.time(Attribute::CreatedAt)?,
+                started_at: self.time(Attribute::StartedAt)?,
+            });
+        }
+        let bytes = self.bytes(Attribute::Claim)?;
+        Claimed::from_bytes(bytes).ok_or_else(|| self.no(Attribute::Claim, "28 bytes"))
     }
 
     fn owner(&self) -> Result<Owner, String> {
@@ -301,6 +327,50 @@ impl Reader<'_> {
     }
 }
 
+/// What a claim writes and nothing else changes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Claimed {
+    token: u64,
+    attempt: u32,
+    created_at: Timestamp,
+    started_at: Timestamp,
+}
+
+impl Claimed {
+    fn by(lease: &Lease) -> Self {
+        Self {
+            token: lease.token.as_u64(),
+            attempt: lease.attempt,
+            created_at: lease.created_at,
+            started_at: lease.started_at,
+        }
+    }
+
+    fn to_bytes(self) -> [u8; CLAIM_LENGTH] {
+        let mut bytes = [0; CLAIM_LENGTH];
+        bytes[..8].copy_from_slice(&self.token.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.attempt.to_be_bytes());
+        bytes[12..20].copy_from_slice(&self.created_at.as_micros().to_be_bytes());
+        bytes[20..].copy_from_slice(&self.started_at.as_micros().to_be_bytes());
+        bytes
+    }
+
+    /// None: it has another length.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (token, rest) = bytes.split_first_chunk()?;
+        let (attempt, rest) = rest.split_first_chunk()?;
+        let (created_at, rest) = rest.split_first_chunk()?;
+        let started_at = rest.try_into().ok()?;
+        let time = |bytes| Timestamp::from_micros(u64::from_be_bytes(bytes));
+        Some(Self {
+            token: u64::from_be_bytes(*token),
+            attempt: u32::from_be_bytes(*attempt),
+            created_at: time(*created_at),
+            started_at: time(started_at),
+        })
+    }
+}
+
 pub(super) fn string(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
@@ -336,11 +406,13 @@ fn readable(parts: &KeyParts<'_>) -> AttributeValue {
         ("target", parts.target),
         ("key", parts.key),
     ];
-    let present = all
-        .into_iter()
-        .filter(|(_, text)| !text.is_empty())
-        .map(|(name, text)| (name.to_owned(), string(cut(text))));
-    AttributeValue::M(present.collect())
+    let mut map = HashMap::with_capacity(all.len());
+    for (name, text) in all {
+        if !text.is_empty() {
+            map.insert(name.to_owned(), string(cut(text)));
+        }
+    }
+    AttributeValue::M(map)
 }
 
 fn cut(text: &str) -> &str {

@@ -28,6 +28,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 
 use self::chunks::{INLINE, MOST_INLINE};
+use self::doubt::Watch;
 use self::download::Downloads;
 use self::item::Found;
 use self::pace::Pace;
@@ -102,7 +103,7 @@ pub use self::trouble::TableError;
 /// | its replay by another process | 1 | 13 | 2.25 USD |
 /// | refused claim: in flight, or reused after 100 KB | 1 | 0 | 0.63 USD |
 ///
-/// * The record without its answer takes some 350 to 450 bytes, so an answer of 200 bytes costs
+/// * The record without its answer takes some 300 to 400 bytes, so an answer of 200 bytes costs
 ///   1 + 1 = 2 units: 1,000,000 × 2 × 0.625 / 1,000,000 = **1.25 USD**.
 /// * 10 KB of JSON are compressed to some 2.3 KB, which costs 1 + 3 = 4 units: **2.50 USD**.
 /// * If 5 of 100 are sent twice, and the second one reaches another process, that is 50,000
@@ -132,7 +133,8 @@ pub use self::trouble::TableError;
 /// that names them; those of an attempt that did not come to its end are deleted by time to live.
 /// So are the chunks of a record that was removed. Each chunk has a partition key of its own,
 /// except where the ids are [sort keys](Self::sort_key) of one partition. Records of an earlier
-/// version, whose items held up to 400,000 bytes of an answer, are read as before.
+/// version, whose items held up to 400,000 bytes of an answer, are read as before; so are those of
+/// format 1, which had an attribute of its own for each part of [`Attribute::Claim`].
 ///
 /// Do not put the table behind DAX, and in a global table send all requests with a key to one
 /// region, unless the table is of multi-region strong consistency: elsewhere, DynamoDB does not
@@ -209,10 +211,18 @@ impl DynamoDbStore {
 
     /// A store in the table named `table`, or with this ARN, whose partition key is the string
     /// `id` and which has no sort key.
+    ///
+    /// It calls through a client of its own with the configuration of `client`. The two share
+    /// connections and credentials where that configuration has an HTTP client and an identity
+    /// cache.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "clients are cheap to clone, and handed over by value as elsewhere"
+    )]
     pub fn new(client: Client, table: impl Into<String>) -> Self {
         let table = Table::new(table.into());
         Self {
-            client,
+            client: Watch::over(&client),
             misfit: table.misfit(),
             most_inline: INLINE,
             pace: Arc::default(),

@@ -67,7 +67,8 @@ impl Pace {
         let mut pause = LONGEST_PAUSE_OF_SMALL / 4;
         let mut urgent = None;
         loop {
-            let sent = send().await;
+            // The SDK's futures are large, and would be copied with each future around them.
+            let sent = Box::pin(send()).await;
             match &sent {
                 Err(error) if is_throttled(error) && began.elapsed() < PATIENCE => {}
                 _ => return sent,

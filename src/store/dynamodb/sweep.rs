@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailur
 
 use super::DynamoDbStore;
 use super::calls::Verdict;
-use super::expression::Expression;
+use super::expression::{Expression, names, values};
 use super::item::number;
 use super::table::{Attribute, Item};
 use crate::clock::Timestamp;
@@ -47,11 +47,13 @@ impl DynamoDbStore {
     ) -> Result<(Vec<Item>, Option<Item>), StoreError> {
         let filter = Expression::new(
             "#expiration < :now",
+            &[Attribute::Expiration],
             [(":now", number(now.as_micros() / 1_000_000))],
         );
-        let mut names = filter.names(&self.table);
         let mut projection = "#expiration, #id".to_owned();
-        names.extend(Expression::new(&*projection, []).names(&self.table));
+        let mut names = names(&[&filter], &self.table);
+        let id = self.table.attribute(Attribute::Id).to_owned();
+        names.insert(Attribute::Id.placeholder().to_owned(), id);
         if let Some(sort_key) = self.table.sort_key() {
             projection.push_str(", #sort_key");
             names.insert("#sort_key".to_owned(), sort_key.to_owned());
@@ -61,10 +63,10 @@ impl DynamoDbStore {
             .scan()
             .table_name(&self.table.name)
             .set_exclusive_start_key(after)
-            .filter_expression(filter.text)
+            .filter_expression(&*filter.text)
             .projection_expression(projection)
             .set_expression_attribute_names(Some(names))
-            .set_expression_attribute_values(Some(filter.values))
+            .set_expression_attribute_values(values([filter]))
             .send()
             .await
             .map_err(|error| self.call("Scan").failed(error))?;
@@ -78,8 +80,12 @@ impl DynamoDbStore {
     async fn delete_expired(&self, mut item: Item) -> Result<bool, StoreError> {
         let name = self.table.attribute(Attribute::Expiration);
         let seen = item.remove(name).unwrap_or(AttributeValue::Null(true));
-        let is_still = Expression::new("#expiration = :seen", [(":seen", seen)]);
-        let verdict = self.delete_item(item, is_still, OnFailure::None).await?;
+        let is_still = || {
+            let seen = [(":seen", seen.clone())];
+            Expression::new("#expiration = :seen", &[Attribute::Expiration], seen)
+        };
+        let key = || item.clone();
+        let verdict = self.delete_item(key, is_still, OnFailure::None).await?;
         Ok(matches!(verdict, Verdict::Applied))
     }
 }

@@ -33,11 +33,16 @@ pub enum Attribute {
     Data,
     /// `validation` (B): the digests of caller and request, and the recipe that made them.
     Validation,
-    /// `attempt` (N): which attempt at the key it is.
+    /// `attempt` (N): which attempt at the key it is. In items of format 1 alone.
     Attempt,
     /// `chunks` (N): how many further items hold the answer, if this one does not.
     Chunks,
-    /// `created_at` (N): when the key was first claimed, in microseconds since the Unix epoch.
+    /// `claim` (B): what a claim writes and nothing else changes, in 28 bytes: fencing token
+    /// (8 bytes), which attempt at the key it is (4), when the key was first claimed (8) and when
+    /// the attempt began (8). Numbers are big-endian, times microseconds since the Unix epoch.
+    Claim,
+    /// `created_at` (N): when the key was first claimed, in microseconds since the Unix epoch. In
+    /// items of format 1 alone.
     CreatedAt,
     /// `deadline` (N): when the lease lapses, in microseconds since the Unix epoch.
     Deadline,
@@ -45,20 +50,21 @@ pub enum Attribute {
     ExpiresAt,
     /// `first_status` (N): the HTTP status that left the outcome of an orphan unknown.
     FirstStatus,
-    /// `format` (N): the version of the item's form.
+    /// `format` (N): the version of the item's form. 2; items of format 1 are read as well.
     Format,
     /// `key_parts` (M): namespace, scope, method, target and key, for operators to read.
     KeyParts,
     /// `owner` (B): the random id of the attempt.
     Owner,
-    /// `started_at` (N): when the attempt began, in microseconds since the Unix epoch.
+    /// `started_at` (N): when the attempt began, in microseconds since the Unix epoch. In items of
+    /// format 1 alone.
     StartedAt,
-    /// `token` (N): the fencing token.
+    /// `token` (N): the fencing token. In items of format 1 alone.
     Token,
 }
 
 impl Attribute {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Id,
         Self::Expiration,
         Self::InProgressExpiration,
@@ -67,6 +73,7 @@ impl Attribute {
         Self::Validation,
         Self::Attempt,
         Self::Chunks,
+        Self::Claim,
         Self::CreatedAt,
         Self::Deadline,
         Self::ExpiresAt,
@@ -80,24 +87,30 @@ impl Attribute {
 
     /// Its name unless it is renamed.
     pub const fn default_name(self) -> &'static str {
+        self.placeholder().split_at(1).1
+    }
+
+    /// What expressions call it, whatever its name: many names are reserved words.
+    pub(super) const fn placeholder(self) -> &'static str {
         match self {
-            Self::Id => "id",
-            Self::Expiration => "expiration",
-            Self::InProgressExpiration => "in_progress_expiration",
-            Self::Status => "status",
-            Self::Data => "data",
-            Self::Validation => "validation",
-            Self::Attempt => "attempt",
-            Self::Chunks => "chunks",
-            Self::CreatedAt => "created_at",
-            Self::Deadline => "deadline",
-            Self::ExpiresAt => "expires_at",
-            Self::FirstStatus => "first_status",
-            Self::Format => "format",
-            Self::KeyParts => "key_parts",
-            Self::Owner => "owner",
-            Self::StartedAt => "started_at",
-            Self::Token => "token",
+            Self::Id => "#id",
+            Self::Expiration => "#expiration",
+            Self::InProgressExpiration => "#in_progress_expiration",
+            Self::Status => "#status",
+            Self::Data => "#data",
+            Self::Validation => "#validation",
+            Self::Attempt => "#attempt",
+            Self::Chunks => "#chunks",
+            Self::Claim => "#claim",
+            Self::CreatedAt => "#created_at",
+            Self::Deadline => "#deadline",
+            Self::ExpiresAt => "#expires_at",
+            Self::FirstStatus => "#first_status",
+            Self::Format => "#format",
+            Self::KeyParts => "#key_parts",
+            Self::Owner => "#owner",
+            Self::StartedAt => "#started_at",
+            Self::Token => "#token",
         }
     }
 }
