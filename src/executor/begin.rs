@@ -9,17 +9,17 @@ use tracing::warn;
 use super::detach::Stage;
 use super::faults::log_fault;
 use super::heart::{Alive, Heart, check_runtime, check_thread};
+use super::orphan::Orphan;
 use super::previous::Earlier;
 use super::runs::{Entered, Permit};
 use super::wait::SharedEnd;
 use super::{Attempt, Conflict, Executor, after};
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::fingerprint::Fingerprint;
-use crate::key::{IdempotencyKey, KeyParts, RecordKey};
-use crate::policy::Orphan;
 use crate::protocol::attempt::{Action, Event, Give, Orphans, Refusal, State, Terms};
-use crate::record::{
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::fingerprint::Fingerprint;
+use crate::protocol::key::{IdempotencyKey, KeyParts, RecordKey};
+use crate::protocol::record::{
     ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, Seen, decide,
     random_u64,
 };

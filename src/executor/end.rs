@@ -11,18 +11,19 @@ use tracing::{Instrument, Span, debug, error, warn};
 use super::begin::{Held, jittered};
 use super::faults::log_fault;
 use super::living::{Flags, Noted};
+use super::orphan::Orphan;
 use super::run::Panic;
 use super::wait::{SharedEnd, What};
 use super::{Conflict, Executor};
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::policy::{Effects, End, Orphan};
+use crate::format::answer::Answer;
 use crate::protocol::Recorded;
 use crate::protocol::attempt::{
     Action, Event, Fault, Give, Refusal, State, Step, Write, Written, is_shared,
 };
-use crate::record::{Completed, Lease, Owner};
-use crate::response::Answer;
+use crate::protocol::clock::Timestamp;
+use crate::protocol::end::{Effects, End};
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::record::{Completed, Lease, Owner};
 use crate::store::{Completion, Fenced, Release, Store};
 
 /// What a run ended with.

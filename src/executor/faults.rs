@@ -2,8 +2,8 @@
 
 use tracing::{error, warn};
 
-use crate::error::StoreError;
-use crate::key::RecordKey;
+use crate::protocol::error::StoreError;
+use crate::protocol::key::RecordKey;
 
 /// Logs what a store failed with, and what came of it: as an error if somebody has to mend
 /// something, else as a warning.

@@ -6,9 +6,9 @@ use super::Executor;
 use super::begin::{Claimant, jittered};
 use super::faults::log_fault;
 use super::runs::Permit;
-use crate::key::RecordKey;
 use crate::protocol::attempt::{Action, Event, Look, State, Step, Write};
-use crate::record::{Lease, Owner, Record};
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{Lease, Owner, Record};
 use crate::store::{Release, Store};
 
 impl<St: Store> Executor<St> {

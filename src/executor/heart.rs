@@ -29,9 +29,9 @@ use self::beats::{BEATS_PER_LEASE, Due};
 pub(super) use self::runtimes::{check as check_runtime, check_thread, has_timers};
 use super::faults::log_fault;
 use super::living::{Living, Noted};
-use crate::clock::{Clock, Timestamp};
-use crate::error::{StoreError, StoreErrorKind};
-use crate::record::{Holder, Lease, Owner, Renewal};
+use crate::protocol::clock::{Clock, Timestamp};
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::record::{Holder, Lease, Owner, Renewal};
 use crate::store::{Fenced, SharedStore, Store};
 
 /// A renewal that failed, or that the store does not answer, is tried again after so much of the

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::heart::Beats;
 use super::wait::{Awaited, SharedEnd};
-use crate::record::{KnowsHolders, Owner};
+use crate::protocol::record::{KnowsHolders, Owner};
 
 /// The attempts that are alive in one process.
 ///

@@ -3,10 +3,12 @@
 mod begin;
 mod detach;
 mod end;
+mod error_classes;
 mod faults;
 mod give_back;
 mod heart;
 mod living;
+pub(crate) mod orphan;
 mod outcome;
 mod plain;
 mod prepare;
@@ -31,12 +33,15 @@ use tracing::error;
 pub(crate) use self::begin::{Begun, Claimant, Held};
 pub(crate) use self::detach::{BoxFuture, Detached, Stage, is_detached};
 pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
+use self::error_classes::ErrorClasses;
+pub(crate) use self::error_classes::asked;
 use self::heart::{Alive, Heart, Place, has_timers};
 #[cfg_attr(
     not(feature = "test-util"),
     expect(unreachable_pub, reason = "only tests have several")
 )]
 pub use self::living::Living;
+use self::orphan::Orphan;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, AttemptEnded, Ran, RunError};
 use self::plain::{PlainWork, replayed};
@@ -47,13 +52,13 @@ pub use self::runs::{Handle, Stats};
 use self::runs::{Permit, Runs};
 use self::wait::Lookouts;
 pub(crate) use self::wait::{SharedEnd, What};
-use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::error::{StoreError, StoreErrorKind};
-use crate::fingerprint::Fingerprint;
-use crate::key::IdempotencyKey;
-use crate::policy::{End, ErrorClasses, Orphan};
-use crate::record::{Identity, Owner};
-use crate::response::{Answer, Sieve};
+use crate::format::answer::{Answer, Sieve};
+use crate::protocol::clock::{Clock, SystemClock, Timestamp};
+use crate::protocol::end::End;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::fingerprint::Fingerprint;
+use crate::protocol::key::IdempotencyKey;
+use crate::protocol::record::{Identity, Owner};
 use crate::store::{SharedStore, Store};
 
 /// Runs work once under a key, as far as the [orphan policy](Orphan) allows, and gives its recorded

@@ -7,12 +7,12 @@ use std::time::Duration;
 use http::Extensions;
 
 use super::living::{Flags, Living};
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::fingerprint::Fingerprint;
-use crate::key::{IdempotencyKey, RecordKey};
-use crate::policy::End;
-use crate::record::{FencingToken, Lease, Owner};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::end::End;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::fingerprint::Fingerprint;
+use crate::protocol::key::{IdempotencyKey, RecordKey};
+use crate::protocol::record::{FencingToken, Lease, Owner};
 
 /// One attempt at a key, as its handler sees it: in the extensions of the request, or as an
 /// extractor (feature `axum`).

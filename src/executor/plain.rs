@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use super::end::{Ending, Finished, Settled};
 use super::run::Work;
 use super::{Executor, Ran, RunError};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::format::answer::Answer;
 use crate::protocol::Recorded;
-use crate::record::Owner;
-use crate::response::Answer;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::record::Owner;
 use crate::store::Store;
 
 pin_project! {

@@ -5,10 +5,10 @@ use super::detach::Stage;
 use super::end::{Finish, GoingOn, Left, Recordable};
 use super::previous::Earlier;
 use super::{Conflict, Executor};
-use crate::clock::Timestamp;
-use crate::key::IdempotencyKey;
 use crate::protocol::attempt::{Action, Event, Give, Granted, HeldUntil, Refusal, State, Step};
-use crate::record::{Lease, Renewal};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::key::IdempotencyKey;
+use crate::protocol::record::{Lease, Renewal};
 use crate::store::{Fenced, Store};
 
 /// What was found on the way to the work.

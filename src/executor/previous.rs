@@ -8,10 +8,10 @@ use tracing::info;
 
 use super::begin::{Begun, Claimant, InFlight};
 use super::{Conflict, Executor};
-use crate::clock::Timestamp;
-use crate::key::{IdempotencyKey, KeyParts};
 use crate::protocol::attempt::Earlier as Says;
-use crate::record::{ClaimRequest, Completed, Decision, Identity, Lease, Record, decide};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::key::{IdempotencyKey, KeyParts};
+use crate::protocol::record::{ClaimRequest, Completed, Decision, Identity, Lease, Record, decide};
 use crate::store::Store;
 
 /// The same request under the earlier naming.

@@ -5,10 +5,10 @@ use tracing::{Instrument, Span, warn};
 
 use super::Executor;
 use super::end::Recordable;
-use crate::key::IdempotencyKey;
-use crate::policy::{Orphan, Orphaned, Reconciled};
+use super::orphan::{Orphan, Orphaned, Reconciled};
 use crate::protocol::attempt::Said;
-use crate::record::Lease;
+use crate::protocol::key::IdempotencyKey;
+use crate::protocol::record::Lease;
 use crate::store::Store;
 
 /// What the business system says of an attempt.

@@ -11,9 +11,9 @@ use pin_project_lite::pin_project;
 use super::begin::Held;
 use super::end::{Ending, Finished, GoingOn, Settled};
 use super::{Attempt, Executor, after};
-use crate::key::IdempotencyKey;
 use crate::protocol::attempt::{Action, Event, State};
-use crate::record::Lease;
+use crate::protocol::key::IdempotencyKey;
+use crate::protocol::record::Lease;
 use crate::store::Store;
 
 pub(super) type Panic = Box<dyn Any + Send>;

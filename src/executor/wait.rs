@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::begin::{Begun, Claimant, Held, InFlight, jittered};
 use super::faults::log_fault;
+use super::orphan::Orphan;
 use super::{Conflict, Executor, after};
-use crate::clock::Timestamp;
-use crate::key::RecordKey;
-use crate::policy::{End, Orphan};
-use crate::record::{Completed, Identity, Lease, Record};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::end::End;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{Completed, Identity, Lease, Record};
 use crate::store::Store;
 
 /// The first pause between two looks at a run on another node.

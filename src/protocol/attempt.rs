@@ -9,8 +9,8 @@
 use std::time::Duration;
 
 use super::recorded::Recorded;
-use crate::clock::Timestamp;
-use crate::policy::End;
+use crate::protocol::clock::Timestamp;
+use crate::protocol::end::End;
 
 /// The settings that an attempt is decided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,12 @@
 )]
 
 pub mod attempt;
+pub(crate) mod clock;
+pub(crate) mod end;
+pub(crate) mod error;
+pub(crate) mod fingerprint;
+pub(crate) mod key;
+pub mod record;
 mod recorded;
 
 pub use self::recorded::Recorded;

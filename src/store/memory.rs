@@ -22,10 +22,10 @@ use self::sweeper::Sweeper;
 use self::table::{Shard, Table};
 use self::told::Told;
 use super::{Claim, Completion, Fenced, Release, Store, Tiered};
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::RecordKey;
-use crate::record::{
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{
     ClaimRequest, Completed, Decision, Held, Holder, Lease, Record, Renewal, Seen, decide,
     is_owned_by,
 };

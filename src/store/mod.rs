@@ -34,10 +34,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::clock::Timestamp;
-use crate::error::StoreError;
-use crate::key::RecordKey;
-use crate::record::{
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::StoreError;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{
     ClaimRequest, Completed, Decision, Held, Holder, Identity, Lease, RecipeId, Record, Renewal,
     Seen, decide,
 };

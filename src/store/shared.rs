@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::{Claim, Completion, Fenced, Release, Store};
-use crate::clock::Timestamp;
-use crate::error::StoreError;
-use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Holder, Record, Renewal, Seen};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::StoreError;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 
 /// Any [`Store`], for those who choose at run time. Clones share the store. Each call that does
 /// not end at once costs one allocation more than the store's own.

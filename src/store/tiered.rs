@@ -18,10 +18,12 @@ use tracing::debug;
 
 use self::near::NearTier;
 use super::{Claim, Completion, Fenced, Release, Store};
-use crate::clock::Timestamp;
-use crate::error::StoreError;
-use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Completed, Decision, Holder, Record, Renewal, Seen, decide};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::StoreError;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{
+    ClaimRequest, Completed, Decision, Holder, Record, Renewal, Seen, decide,
+};
 
 /// Two stores as one: `near`, in this process or close to it, spares calls to `far`, which alone
 /// decides.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::protocol::clock::{Clock, SystemClock, Timestamp};
 
 /// Wall time that moves only when a test moves it. Clones show the same time.
 #[derive(Clone, Debug)]

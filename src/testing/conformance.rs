@@ -46,7 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::key::TestKey;
-use crate::clock::Timestamp;
+use crate::protocol::clock::Timestamp;
 use crate::store::Store;
 
 /// How long a behaviour may take before the store counts as one that hangs.

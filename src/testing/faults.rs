@@ -5,10 +5,10 @@ use std::future::{Future, pending};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::{KeyParts, RecordKey};
-use crate::record::{ClaimRequest, Holder, Liveness, Record, Renewal, Seen};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::{KeyParts, RecordKey};
+use crate::protocol::record::{ClaimRequest, Holder, Liveness, Record, Renewal, Seen};
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
 /// A call to a store.
@@ -311,8 +311,8 @@ impl<St: Store> Store for FaultStore<St> {
 #[cfg(all(test, feature = "memory"))]
 mod tests {
     use super::*;
-    use crate::fingerprint::Fingerprint;
-    use crate::record::{Identity, Owner};
+    use crate::protocol::fingerprint::Fingerprint;
+    use crate::protocol::record::{Identity, Owner};
     use crate::store::MemoryStore;
 
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tracing::error;
 
-use crate::error::{StoreError, StoreErrorKind};
+use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::store::at_once;
 
 thread_local! {

@@ -4,9 +4,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fingerprint::Fingerprint;
-use crate::key::{KeyParts, RecordKey};
-use crate::record::{
+use crate::protocol::fingerprint::Fingerprint;
+use crate::protocol::key::{KeyParts, RecordKey};
+use crate::protocol::record::{
     ClaimRequest, Decision, Holder, Identity, Lease, Owner, Record, Renewal, decide, is_owned_by,
 };
 

@@ -21,8 +21,8 @@ use super::error::is_of_permission;
 use super::expression::Expression;
 use super::table::Attribute;
 use super::trouble::TableError;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::RecordKey;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::RecordKey;
 
 /// How long `create_table` waits for its table to become active, and for all else to be right.
 const PATIENCE: Duration = Duration::from_secs(120);

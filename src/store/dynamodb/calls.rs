@@ -11,8 +11,8 @@ use super::doubt::Doubt;
 use super::error::Call;
 use super::expression::{Expression, names, values};
 use super::table::Item;
-use crate::error::StoreError;
-use crate::key::RecordKey;
+use crate::protocol::error::StoreError;
+use crate::protocol::key::RecordKey;
 
 /// What DynamoDB said to a conditional write.
 #[derive(Debug)]

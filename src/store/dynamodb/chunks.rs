@@ -8,9 +8,9 @@
 use super::DynamoDbStore;
 use super::payload::Head;
 use super::table::{Attribute, Item};
-use crate::digest::hex;
-use crate::key::RecordKey;
-use crate::record::Owner;
+use crate::format::digest::hex;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::Owner;
 
 /// DynamoDB's limit for an item, its names included.
 const ITEM_LIMIT: usize = 409_600;

@@ -5,9 +5,9 @@ use super::calls::Verdict;
 use super::expression::{Expression, is_free, is_still, is_still_completed, is_still_unreadable};
 use super::item::{Found, Unreadable};
 use super::table::Item;
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::record::{ClaimRequest, Decision, Lease, Owner, decide};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::record::{ClaimRequest, Decision, Lease, Owner, decide};
 use crate::store::Claim;
 
 /// How often a claim is tried while others change the record under it. Two are enough for

@@ -18,9 +18,9 @@ use super::item::{Answered, Body};
 use super::pace::jittered;
 use super::payload::Head;
 use super::table::Item;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::RecordKey;
-use crate::record::{Completed, Owner};
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{Completed, Owner};
 
 /// How many items DynamoDB reads in one call.
 const MOST_KEYS: usize = 100;

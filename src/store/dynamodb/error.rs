@@ -4,7 +4,7 @@ use std::error::Error;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
-use crate::error::{StoreError, StoreErrorKind};
+use crate::protocol::error::{StoreError, StoreErrorKind};
 
 pub(super) fn damaged(message: impl Into<String>) -> StoreError {
     StoreError::new(StoreErrorKind::Damaged, message)

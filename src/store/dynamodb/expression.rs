@@ -12,8 +12,8 @@ use super::item::{
     COMPLETED, FORMAT, IN_PROGRESS, Unreadable, binary, number, string, time_to_live,
 };
 use super::table::{Attribute, Item, Table};
-use crate::clock::Timestamp;
-use crate::record::{Holder, Lease, Owner};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::record::{Holder, Lease, Owner};
 
 /// An expression with the attributes and the values that it uses.
 #[derive(Clone, Debug)]
@@ -226,9 +226,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::fingerprint::Fingerprint;
-    use crate::key::RecordKey;
-    use crate::record::{FencingToken, Identity};
+    use crate::protocol::fingerprint::Fingerprint;
+    use crate::protocol::key::RecordKey;
+    use crate::protocol::record::{FencingToken, Identity};
 
     /// What stands after `sigil` in an expression, each once, with it.
     fn used(text: &str, sigil: char) -> BTreeSet<String> {

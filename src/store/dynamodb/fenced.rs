@@ -10,9 +10,9 @@ use super::expression::{is_held_by, is_held_no_longer_than, set_answer, set_orph
 use super::item::{Found, binary};
 use super::payload::Encoded;
 use super::table::Item;
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::record::{Holder, Renewal};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::record::{Holder, Renewal};
 use crate::store::{Completion, Fenced};
 
 impl DynamoDbStore {

@@ -8,10 +8,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::payload::{HEAD_LENGTH, Head};
 use super::table::{Attribute, Item, Table};
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::{KeyParts, RecordKey};
-use crate::record::{FencingToken, Held, Identity, Lease, Owner};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::{KeyParts, RecordKey};
+use crate::protocol::record::{FencingToken, Held, Identity, Lease, Owner};
 
 pub(super) const IN_PROGRESS: &str = "INPROGRESS";
 pub(super) const COMPLETED: &str = "COMPLETED";

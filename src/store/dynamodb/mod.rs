@@ -35,10 +35,10 @@ use self::pace::Pace;
 use self::table::{Layout, Misfit, Table};
 use self::upload::Uploads;
 use super::{Claim, Completion, Fenced, Release, Store};
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Holder, Record, Renewal, Seen};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 
 pub use self::table::Attribute;
 pub use self::trouble::TableError;

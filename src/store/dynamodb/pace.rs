@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::error::is_of_throttling;
-use crate::record::random_u64;
+use crate::protocol::record::random_u64;
 
 /// How many chunks are on their way at a time, at first and at most.
 const FIRST_WIDTH: usize = 4;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::DynamoDbStore;
 use super::error::damaged;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::protocol::error::{StoreError, StoreErrorKind};
 
 pub(super) const HEAD_LENGTH: usize = 9;
 /// DynamoDB bills writes by the kilobyte.

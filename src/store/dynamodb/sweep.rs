@@ -7,8 +7,8 @@ use super::calls::Verdict;
 use super::expression::{Expression, names, values};
 use super::item::number;
 use super::table::{Attribute, Item};
-use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::StoreError;
 
 impl DynamoDbStore {
     /// Deletes the records whose time to live is over at `now`, and parts of answers with them,

@@ -6,8 +6,8 @@ use std::fmt;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::digest::hex;
-use crate::key::RecordKey;
+use crate::format::digest::hex;
+use crate::protocol::key::RecordKey;
 
 pub(super) type Item = HashMap<String, AttributeValue>;
 

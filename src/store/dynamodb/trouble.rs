@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::table::Misfit;
-use crate::error::StoreError;
+use crate::protocol::error::StoreError;
 
 /// What is wrong with a table, and how to mend it.
 #[derive(Debug)]

@@ -16,10 +16,10 @@ use super::item::{binary, time_to_live};
 use super::pace::is_throttled;
 use super::payload::Head;
 use super::table::{Attribute, Item};
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::RecordKey;
-use crate::record::Owner;
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::Owner;
 
 /// How many chunks of one answer wait for their turn or are on their way at a time.
 const AT_ONCE: usize = 8;

@@ -10,8 +10,8 @@ use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::key::RecordKey;
-use crate::record::Completed;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::Completed;
 
 /// What moka and the allocator take for an answer beside its payload, in bytes.
 const OVERHEAD: usize = 480;

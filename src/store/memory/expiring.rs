@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::clock::Timestamp;
-use crate::key::Prefix;
+use crate::protocol::clock::Timestamp;
+use crate::protocol::key::Prefix;
 
 /// So many are kept in one block of memory, which is never moved.
 const BLOCK: usize = 128;
@@ -107,7 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::RecordKey;
+    use crate::protocol::key::RecordKey;
 
     fn prefix() -> Prefix {
         RecordKey::from_bytes([0; 32]).prefix()

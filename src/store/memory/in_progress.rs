@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 
 use super::NEVER;
 use super::spread::{Keyed, Spread};
-use crate::clock::Timestamp;
-use crate::key::RecordKey;
-use crate::record::{ClaimRequest, Decision, Held, Lease, decide};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{ClaimRequest, Decision, Held, Lease, decide};
 use crate::store::{Claim, Waiter};
 
 /// After so many new records, or as many as the part has if these are more, a part is swept.

@@ -5,9 +5,9 @@ use foldhash::fast::RandomState;
 use super::expiring::Expiring;
 use super::spread::{Keyed, Spread};
 use super::{MemoryStore, NEVER};
-use crate::clock::Timestamp;
-use crate::key::RecordKey;
-use crate::record::Completed;
+use crate::protocol::clock::Timestamp;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::Completed;
 
 /// Answers that are kept until they expire.
 #[derive(Debug)]
@@ -106,8 +106,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::fingerprint::Fingerprint;
-    use crate::record::Identity;
+    use crate::protocol::fingerprint::Fingerprint;
+    use crate::protocol::record::Identity;
 
     const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 

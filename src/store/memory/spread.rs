@@ -6,7 +6,7 @@ use hashbrown::hash_table::Entry;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
 
-use crate::key::{Prefix, RecordKey};
+use crate::protocol::key::{Prefix, RecordKey};
 
 /// A table with this many records is spread over [`PARTS`]: as many as fill 2,048 slots, so that the
 /// move takes the place of a growth.

@@ -9,9 +9,9 @@ use foldhash::fast::RandomState;
 use super::in_progress::InProgress;
 use super::kept::Kept;
 use super::{IN_PROGRESS_WEIGHT, NEVER};
-use crate::clock::Timestamp;
-use crate::key::RecordKey;
-use crate::record::Lease;
+use crate::protocol::clock::Timestamp;
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::Lease;
 
 pub(super) struct Shard {
     table: Mutex<Table>,

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::fingerprint::Fingerprint;
-use crate::key::KeyParts;
-use crate::record::{Identity, Lease, Owner};
+use crate::protocol::fingerprint::Fingerprint;
+use crate::protocol::key::KeyParts;
+use crate::protocol::record::{Identity, Lease, Owner};
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const HOUR: Duration = Duration::from_secs(60 * 60);

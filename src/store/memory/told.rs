@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::clock::Timestamp;
+use crate::protocol::clock::Timestamp;
 
 /// The time that the last claim told, and from when it was first looked at on, as it goes on.
 #[derive(Debug)]

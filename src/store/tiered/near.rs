@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::key::RecordKey;
-use crate::record::{Holder, Owner};
+use crate::protocol::clock::Timestamp;
+use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::protocol::key::RecordKey;
+use crate::protocol::record::{Holder, Owner};
 use crate::store::{Release, Store};
 
 /// How long a near tier that was silent is asked for nothing but what it must forget.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{NotKept, Suite};
-use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::error::StoreError;
-use crate::fingerprint::Fingerprint;
-use crate::key::{IdempotencyKey, KeyParts, RecordKey};
-use crate::record::{
+use crate::protocol::clock::{Clock, SystemClock, Timestamp};
+use crate::protocol::error::StoreError;
+use crate::protocol::fingerprint::Fingerprint;
+use crate::protocol::key::{IdempotencyKey, KeyParts, RecordKey};
+use crate::protocol::record::{
     CallerDigest, ClaimRequest, Completed, Holder, Identity, Lease, Liveness, Owner, RecipeId,
     Record, Renewal, random_u64,
 };

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::record::Lease;
+use crate::protocol::record::Lease;
 use crate::store::{Completion, Fenced, Store};
 use crate::testing::conformance::NotKept;
 use crate::testing::conformance::key::{

@@ -1,6 +1,6 @@
 //! Who ends an attempt, and what comes after its end.
 
-use crate::record::Lease;
+use crate::protocol::record::Lease;
 use crate::store::{Fenced, Release, Store};
 use crate::testing::conformance::key::{
     Kept, LAPSE, TestKey, completion, expect, is_applied, is_lost, is_refused, orphan, succeeds,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Barrier;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::record::Lease;
+use crate::protocol::record::Lease;
 use crate::store::{Claim, Fenced, Release, Store};
 use crate::testing::conformance::NotKept;
 use crate::testing::conformance::key::{

@@ -1,6 +1,6 @@
 //! What a store tells beside its answers to claims.
 
-use crate::record::Record;
+use crate::protocol::record::Record;
 use crate::store::{Claim, Release, Store};
 use crate::testing::conformance::NotKept;
 use crate::testing::conformance::key::{

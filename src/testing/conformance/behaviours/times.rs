@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::record::Renewal;
+use crate::protocol::record::Renewal;
 use crate::store::{Claim, Store};
 use crate::testing::conformance::NotKept;
 use crate::testing::conformance::key::{
