@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 /// A short text about a response that is not stored, such as the id of what was made: put it into
-/// the extensions of a response that is a [stream](RecordingOverride::Stream), or that may turn
+/// the extensions of a response that is a [stream](crate::RecordingOverride::Stream), or that may turn
 /// out to be too large. Retries are refused with `response-not-stored`, and are shown the text.
 ///
 /// ```
