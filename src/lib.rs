@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod executor;
 mod format;
 mod layer;
 mod protocol;
+mod runtime;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;
@@ -31,7 +33,7 @@ pub use crate::layer::request::{
     QuerySource, Recipe, UNIDENTIFYING_COOKIES, original_path,
 };
 pub use crate::layer::service::{Idempotency, ResponseFuture, RunFuture};
-pub use crate::protocol::clock::{Clock, SystemClock, Timestamp};
+pub use crate::protocol::clock::Timestamp;
 pub use crate::protocol::end::End;
 pub use crate::protocol::error::{StoreError, StoreErrorKind};
 pub use crate::protocol::fingerprint::Fingerprint;
@@ -39,3 +41,4 @@ pub use crate::protocol::key::{
     IDEMPOTENCY_KEY, IdempotencyKey, InvalidKey, KeyParts, KeySyntax, MAX_KEY_LENGTH, RecordKey,
 };
 pub use crate::protocol::{Recorded, record};
+pub use crate::runtime::{Clock, SystemClock};

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{trace, warn};
 
 use super::detach::Stage;
 use super::faults::log_fault;
@@ -14,15 +13,17 @@ use super::previous::Earlier;
 use super::runs::{Entered, Permit};
 use super::wait::SharedEnd;
 use super::{Attempt, Conflict, Executor, after};
-use crate::protocol::attempt::{Action, Event, Give, Orphans, Refusal, State, Terms};
+use crate::protocol::attempt::{
+    Action, Event, Give, Granted, HeldUntil, Orphans, Refusal, State, Step, Terms,
+};
 use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::protocol::record::{
     ClaimRequest, Completed, Decision, Identity, Lease, Liveness, Owner, Record, Seen, decide,
-    random_u64,
 };
+use crate::runtime::{self, random_u64, sleep};
 use crate::store::{Claim, Store, Waiter, at_once};
 
 /// The least pause between two waits for a run.
@@ -51,7 +52,7 @@ impl Claimant {
             identity,
             accepted,
             earlier: None,
-            owner: Owner::new(now)?,
+            owner: new_owner(now)?,
             within: None,
         })
     }
@@ -108,6 +109,8 @@ pub(crate) struct Held {
     _permit: Permit,
     /// Until the lease was ended, nobody in this process takes it over.
     pub(super) alive: Alive,
+    /// Whether the business system is asked before the work.
+    asks_first: bool,
 }
 
 impl Held {
@@ -117,6 +120,12 @@ impl Held {
 
     pub(crate) const fn owner(&self) -> Owner {
         self.lease.owner
+    }
+
+    /// Whether the business system is asked before work begins: an attempt before it left no
+    /// outcome, and the policy is to ask.
+    pub(crate) const fn asks_first(&self) -> bool {
+        self.asks_first
     }
 }
 
@@ -159,7 +168,7 @@ impl<St: Store> Executor<St> {
     ) -> Option<Begun> {
         let now = self.now();
         let entered = self.enter().ok()?;
-        let owner = match Owner::new(now) {
+        let owner = match new_owner(now) {
             Ok(owner) => owner,
             Err(error) => return Some(Begun::Refused(Conflict::Store(error))),
         };
@@ -179,6 +188,20 @@ impl<St: Store> Executor<St> {
             return Some(Begun::Refused(Conflict::Store(error)));
         }
         match classify(claim, &request, entered, self.heart(), now) {
+            Claimed::Begun(Begun::Held(mut held)) => {
+                let event = Event::Granted(Granted {
+                    number: held.lease.attempt,
+                    held: HeldUntil {
+                        deadline: held.lease.deadline,
+                        now,
+                        is_left: false,
+                    },
+                    has_earlier: false,
+                });
+                let step = self.step(&mut { State::CLAIMING }, event, key);
+                held.asks_first = step.then == Action::Ask;
+                Some(Begun::Held(held))
+            }
             Claimed::Begun(begun) => Some(begun),
             Claimed::InProgress(in_flight) if self.is_within(&in_flight, within) => {
                 Some(Begun::Within)
@@ -194,7 +217,6 @@ impl<St: Store> Executor<St> {
         if let Err(error) = check_runtime() {
             return Begun::Refused(Conflict::Store(error));
         }
-        let terms = self.terms();
         let wait = self.shared.settings.wait;
         let patience = (!wait.is_zero()).then(|| after(wait));
         let mut lookout = None;
@@ -222,14 +244,12 @@ impl<St: Store> Executor<St> {
             if self.is_within(&in_flight, claimant.within) {
                 return Begun::Within;
             }
-            let patience = patience.filter(|patience| Instant::now() < *patience);
-            let step = state.on(
-                Event::InProgress {
-                    waits: patience.is_some(),
-                    is_left: stage.is_left(),
-                },
-                &terms,
-            );
+            let patience = patience.filter(|patience| runtime::now() < *patience);
+            let event = Event::InProgress {
+                waits: patience.is_some(),
+                is_left: stage.is_left(),
+            };
+            let step = self.step(&mut state, event, claimant.key.record_key());
             let Some(patience) = patience.filter(|_| step.then == Action::Wait) else {
                 return Begun::Refused(match step.give {
                     Some(Give::Refusal(Refusal::Left)) => Conflict::Left,
@@ -242,7 +262,10 @@ impl<St: Store> Executor<St> {
                 Some(_) => Event::Found,
                 None => Event::WaitOver,
             };
-            if let (Some(Give::Found), Some(begun)) = (state.on(event, &terms).give, found) {
+            if let (Some(Give::Found), Some(begun)) = (
+                self.step(&mut state, event, claimant.key.record_key()).give,
+                found,
+            ) {
                 return begun;
             }
             // A store that says by turns that a run has ended and goes on would keep this thread
@@ -275,6 +298,14 @@ impl<St: Store> Executor<St> {
     /// Tells the store from every other that is there.
     fn store_address(&self) -> usize {
         Arc::as_ptr(&self.shared.store).cast::<()>().addr()
+    }
+
+    /// Tells the machine of an attempt what happened, and returns what it says.
+    #[inline]
+    pub(super) fn step(&self, state: &mut State, event: Event, record: &RecordKey) -> Step {
+        let step = state.on(event, &self.terms());
+        trace!(%record, ?event, ?step);
+        step
     }
 
     /// What attempts are decided by.
@@ -366,7 +397,8 @@ impl<St: Store> Executor<St> {
                 claim => return classify(claim, &request, entered, self.heart(), self.now()),
             };
             let maybe_applied = error.may_have_been_applied();
-            let step = state.on(Event::ClaimFailed { maybe_applied }, &self.terms());
+            let event = Event::ClaimFailed { maybe_applied };
+            let step = self.step(state, event, request.key);
             match step.then {
                 Action::Claim => request.now = self.now(),
                 Action::Look { .. } => {
@@ -443,6 +475,7 @@ fn classify<St: Store>(
                 alive: heart.keep(&lease, now),
                 lease,
                 _permit: entered.hold(),
+                asks_first: false,
             })
         }
         Ok(Claim::Completed(completed)) if !request.is_for(completed.identity()) => {
@@ -481,6 +514,22 @@ fn store_failed(record: &RecordKey, error: StoreError) -> Begun {
 
 fn is_for(lease: &Seen<Lease>, request: &ClaimRequest<'_>) -> bool {
     lease.is_held_by(request.key, request.owner, &request.identity)
+}
+
+/// Returns a new owner id.
+///
+/// # Errors
+///
+/// When the operating system has no randomness to give.
+pub(super) fn new_owner(now: Timestamp) -> Result<Owner, StoreError> {
+    let random = random_u64().map_err(|error| {
+        StoreError::new(
+            StoreErrorKind::Unavailable,
+            "the operating system gave no random bytes for an owner id",
+        )
+        .with_source(error)
+    })?;
+    Ok(Owner::new(random, now))
 }
 
 /// `pause`, half of it left to chance.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::runtime;
+use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
 use super::runs::Runs;
+use crate::runtime;
 
 /// A future of which only its output matters.
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -26,7 +27,7 @@ pub(crate) struct Detached<T: Send + 'static> {
     /// True while the future is being polled, and for ever if that panicked.
     in_poll: bool,
     /// Where it goes on when it is dropped: known when it did not end with its first poll.
-    context: Option<(runtime::Handle, Span)>,
+    context: Option<(Handle, Span)>,
     runs: Arc<Runs>,
 }
 
@@ -87,8 +88,8 @@ pub(crate) fn is_detached() -> bool {
     DETACHED.try_with(|()| ()).is_ok()
 }
 
-fn current() -> Option<(runtime::Handle, Span)> {
-    let runtime = runtime::Handle::try_current().ok()?;
+fn current() -> Option<(Handle, Span)> {
+    let runtime = runtime::current().ok()?;
     Some((runtime, Span::current()))
 }
 

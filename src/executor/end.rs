@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, error, warn};
 
 use super::begin::{Held, jittered};
@@ -24,6 +23,7 @@ use crate::protocol::clock::Timestamp;
 use crate::protocol::end::{Effects, End};
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::record::{Completed, Lease, Owner};
+use crate::runtime::{self, sleep};
 use crate::store::{Completion, Fenced, Release, Store};
 
 /// What a run ended with.
@@ -456,7 +456,6 @@ impl<St: Store> Executor<St> {
             mut left,
             told,
         } = going_on;
-        let terms = self.terms();
         let mut now = None;
         loop {
             let Action::Write(write) = step.then else {
@@ -479,7 +478,8 @@ impl<St: Store> Executor<St> {
             let is_too_large = smaller.is_some();
             left.answer = smaller;
             let answered = self.answered(&held.lease, &ready, said, is_too_large, Duration::ZERO);
-            step = state.on(Event::Written(answered.written), &terms);
+            let event = Event::Written(answered.written);
+            step = self.step(&mut state, event, &held.lease.key);
             let Some(give) = step.give else { continue };
             let finish = ready.finished(&held.lease, give, answered);
             if let Action::Retry { after, .. } = step.then {
@@ -571,13 +571,13 @@ impl<St: Store> Executor<St> {
         let executor = self.clone();
         let retrying = async move {
             let (mut state, mut after) = (state, after);
-            let began = Instant::now();
+            let began = runtime::now();
             loop {
                 sleep(jittered(after)).await;
                 let said = executor.write(&held.lease, &ready).await;
                 let answered = executor.answered(&held.lease, &ready, said, false, began.elapsed());
                 let event = Event::Written(answered.written);
-                match state.on(event, &executor.terms()).then {
+                match executor.step(&mut state, event, &held.lease.key).then {
                     Action::Retry { after: next, .. } => after = next,
                     Action::Abandon => {
                         error!(
@@ -591,6 +591,6 @@ impl<St: Store> Executor<St> {
             }
             drop(held);
         };
-        tokio::spawn(retrying.instrument(Span::current()));
+        runtime::spawn(retrying.instrument(Span::current()));
     }
 }

@@ -1,6 +1,6 @@
 //! Releasing a key whose claim was not answered.
 
-use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span};
 
 use super::Executor;
 use super::begin::{Claimant, jittered};
@@ -9,6 +9,7 @@ use super::runs::Permit;
 use crate::protocol::attempt::{Action, Event, Look, State, Step, Write};
 use crate::protocol::key::RecordKey;
 use crate::protocol::record::{Lease, Owner, Record};
+use crate::runtime::{self, sleep};
 use crate::store::{Release, Store};
 
 impl<St: Store> Executor<St> {
@@ -25,8 +26,8 @@ impl<St: Store> Executor<St> {
         let executor = self.clone();
         let key = *claimant.key.record_key();
         let owner = claimant.owner;
-        tokio::spawn(async move {
-            let began = Instant::now();
+        let looking = async move {
+            let began = runtime::now();
             let (mut state, mut action) = (state, step.then);
             while let Action::Look { after } = action {
                 sleep(jittered(after)).await;
@@ -34,10 +35,11 @@ impl<St: Store> Executor<St> {
                     found: executor.release_if_held(&key, owner).await,
                     looked_for: began.elapsed(),
                 };
-                action = state.on(event, &executor.terms()).then;
+                action = executor.step(&mut state, event, &key).then;
             }
             drop(permit);
-        });
+        };
+        runtime::spawn(looking.instrument(Span::current()));
     }
 
     /// Releases a key if `owner` holds it.

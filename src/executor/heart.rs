@@ -21,7 +21,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, warn};
 
 pub(super) use self::beats::{Alive, Beats};
@@ -29,9 +28,10 @@ use self::beats::{BEATS_PER_LEASE, Due};
 pub(super) use self::runtimes::{check as check_runtime, check_thread, has_timers};
 use super::faults::log_fault;
 use super::living::{Living, Noted};
-use crate::protocol::clock::{Clock, Timestamp};
+use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::record::{Holder, Lease, Owner, Renewal};
+use crate::runtime::{self, Clock, timeout, timeout_at};
 use crate::store::{Fenced, SharedStore, Store};
 
 /// A renewal that failed, or that the store does not answer, is tried again after so much of the
@@ -129,7 +129,7 @@ impl<St: Store> Heart<St> {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     error!(%error, "the heartbeat has no thread of its own");
-                    match Handle::try_current() {
+                    match runtime::current() {
                         Ok(runtime) => runtime,
                         Err(_) => return task.does_not_start(),
                     }
@@ -177,7 +177,7 @@ impl<St: Store> Heart<St> {
     fn wait(self: &Arc<Self>, due: Due, renewal: impl Future<Output = Renewed> + Send + 'static) {
         self.due_in(&due, self.lease / TRIES_PER_LEASE);
         let waiting = Waiting::new(self);
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             let heart = &waiting.0;
             match timeout(heart.lease / (BEATS_PER_LEASE * 2), renewal).await {
                 Ok(renewed) => {
@@ -240,7 +240,7 @@ impl<St: Store> Task<St> {
     async fn run(mut self) {
         let heart = Arc::clone(&self.heart);
         let beats = &heart.beats;
-        let (first, began) = (beats.latest_tick(), Instant::now());
+        let (first, began) = (beats.latest_tick(), runtime::now());
         let mut taken = Vec::new();
         let mut spare = None;
         let mut is_idle = false;
@@ -251,7 +251,7 @@ impl<St: Store> Task<St> {
             for shard in 0..Beats::SHARDS {
                 while {
                     let wall = heart.clock.now();
-                    let all = beats.take(shard, target, Instant::now(), wall, &mut taken);
+                    let all = beats.take(shard, target, runtime::now(), wall, &mut taken);
                     !all || !taken.is_empty()
                 } {
                     if std::mem::take(&mut is_first) {

@@ -26,10 +26,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::runtime;
-use tokio::time::{Instant, timeout};
 use tracing::error;
 
+use self::begin::new_owner;
 pub(crate) use self::begin::{Begun, Claimant, Held};
 pub(crate) use self::detach::{BoxFuture, Detached, Stage, is_detached};
 pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
@@ -53,12 +52,13 @@ use self::runs::{Permit, Runs};
 use self::wait::Lookouts;
 pub(crate) use self::wait::{SharedEnd, What};
 use crate::format::answer::{Answer, Sieve};
-use crate::protocol::clock::{Clock, SystemClock, Timestamp};
+use crate::protocol::clock::Timestamp;
 use crate::protocol::end::End;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::key::IdempotencyKey;
-use crate::protocol::record::{Identity, Owner};
+use crate::protocol::record::Identity;
+use crate::runtime::{self, Clock, Instant, SystemClock, timeout};
 use crate::store::{SharedStore, Store};
 
 /// Runs work once under a key, as far as the [orphan policy](Orphan) allows, and gives its recorded
@@ -314,7 +314,7 @@ impl<St: Store> Executor<St> {
     /// the heartbeat goes on where it is by default; so it does at once, with an error in the log,
     /// when the runtime has no timers. In a test with paused time, take the runtime of the test.
     #[must_use]
-    pub fn heartbeat_on(self, runtime: runtime::Handle) -> Self {
+    pub fn heartbeat_on(self, runtime: tokio::runtime::Handle) -> Self {
         if !has_timers(&runtime) {
             error!("the runtime for the heartbeat has no timers: build it with `enable_time`");
             return self;
@@ -459,7 +459,7 @@ impl<St: Store> Executor<St> {
     ) -> Result<Unprotected, Conflict> {
         let entered = self.shared.runs.enter(self.shared.settings.max_runs)?;
         let now = self.now();
-        let owner = Owner::new(now).map_err(Conflict::Store)?;
+        let owner = new_owner(now).map_err(Conflict::Store)?;
         Ok(Unprotected {
             attempt: Attempt::unprotected(key, fingerprint, now, owner, self.living_here()),
             counted: Counted {
@@ -570,7 +570,7 @@ pub(crate) struct Counted {
 /// can say.
 pub(crate) fn after(duration: Duration) -> Instant {
     const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-    let now = Instant::now();
+    let now = runtime::now();
     now.checked_add(duration).unwrap_or_else(|| now + YEARS)
 }
 

@@ -45,17 +45,15 @@ impl<St: Store> Executor<St> {
         };
         let mut state = state;
         let Begun::Held(held) = begun else {
-            let _ = state.on(Event::Found, &self.terms());
+            let _ = self.step(&mut state, Event::Found, claimant.key.record_key());
             return begun;
         };
-        let step = state.on(
-            Event::Granted(Granted {
-                number: held.lease.attempt,
-                held: self.held_until(&held.lease, stage),
-                has_earlier: earlier.is_some(),
-            }),
-            &self.terms(),
-        );
+        let event = Event::Granted(Granted {
+            number: held.lease.attempt,
+            held: self.held_until(&held.lease, stage),
+            has_earlier: earlier.is_some(),
+        });
+        let step = self.step(&mut state, event, &held.lease.key);
         if step.then == Action::Run {
             return Begun::Held(held);
         }
@@ -63,24 +61,12 @@ impl<St: Store> Executor<St> {
         Box::pin(self.prepare(held, &claimant.key, earlier, state, step, stage)).await
     }
 
-    /// Whether the business system is asked before work begins under this lease: an attempt before
-    /// it left no outcome, and the policy is to ask.
-    pub(crate) fn reconciles(&self, held: &Held) -> bool {
-        held.lease.attempt > 1 && self.reconciles_orphans()
-    }
-
     /// Asks the business system what the attempts before `held` have done. Work that it says was
     /// not done is not begun for a client that has gone meanwhile.
     pub(crate) async fn reconcile(&self, held: Held, key: &IdempotencyKey, stage: &Stage) -> Begun {
-        let mut state = State::CLAIMING;
-        let step = state.on(
-            Event::Granted(Granted {
-                number: held.lease.attempt,
-                held: self.held_until(&held.lease, stage),
-                has_earlier: false,
-            }),
-            &self.terms(),
-        );
+        let number = held.lease.attempt;
+        let state = State::AskingFirst { number };
+        let step = Step::then(Action::Ask);
         self.prepare(held, key, None, state, step, stage).await
     }
 
@@ -95,7 +81,6 @@ impl<St: Store> Executor<St> {
         stage: &Stage,
     ) -> Begun {
         let (mut state, mut step) = (state, step);
-        let terms = self.terms();
         let mut found = Found::default();
         loop {
             let event = match step.then {
@@ -162,7 +147,7 @@ impl<St: Store> Executor<St> {
                     return found.gives(finish, first_seen);
                 }
             };
-            step = state.on(event, &terms);
+            step = self.step(&mut state, event, key.record_key());
         }
     }
 

@@ -1,6 +1,5 @@
 //! Asking the business system what became of an attempt.
 
-use tokio::time::timeout;
 use tracing::{Instrument, Span, warn};
 
 use super::Executor;
@@ -9,6 +8,7 @@ use super::orphan::{Orphan, Orphaned, Reconciled};
 use crate::protocol::attempt::Said;
 use crate::protocol::key::IdempotencyKey;
 use crate::protocol::record::Lease;
+use crate::runtime::{self, timeout};
 use crate::store::Store;
 
 /// What the business system says of an attempt.
@@ -42,7 +42,7 @@ impl<St: Store> Executor<St> {
         // In a task of its own, which keeps its panic to itself.
         let reconcile = reconcile.clone();
         let asking = async move { reconcile.ask(orphaned).await };
-        let asked = tokio::spawn(asking.instrument(Span::current()));
+        let asked = runtime::spawn(asking.instrument(Span::current()));
         let abort = asked.abort_handle();
         match timeout(settings.reconcile_timeout, asked).await {
             Ok(Ok(Reconciled::Completed(answer))) => {

@@ -116,12 +116,11 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
             }
         };
         let executor = this.work.executor();
-        let terms = executor.terms();
         let mut state = State::Running;
-        let step = state.on(ending.event(), &terms);
+        let lease = &leased.held.lease;
+        let step = executor.step(&mut state, ending.event(), &lease.key);
         let told = ending.told();
         let mut left = ending.left();
-        let lease = &leased.held.lease;
         let created_at = lease.created_at;
         let ready = match step.then {
             Action::Write(write) => Some(executor.ready(lease, write, &mut left)),
@@ -129,7 +128,8 @@ impl<W: Work<St>, St: Store> Future for Run<W, St> {
         };
         if let Some(ready) = &ready
             && let Some(answered) = executor.write_now(lease, ready)
-            && let Some(give) = state.on(Event::Written(answered.written), &terms).give
+            && let event = Event::Written(answered.written)
+            && let Some(give) = executor.step(&mut state, event, &lease.key).give
         {
             // Where it is, for it is large.
             let finish = ready.finished(lease, give, answered);
@@ -170,7 +170,7 @@ async fn settle<V, St: Store>(
         let asked = executor.ask(&key, &held.lease).await;
         going_on.left.answer = asked.answer;
         let event = Event::AskedAfter(asked.said);
-        going_on.step = going_on.state.on(event, &executor.terms());
+        going_on.step = executor.step(&mut going_on.state, event, &held.lease.key);
     }
     let finish = executor.finish(held, going_on).await;
     finish.settle(outcome, created_at)

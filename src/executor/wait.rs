@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
 
 use super::begin::{Begun, Claimant, Held, InFlight, jittered};
 use super::faults::log_fault;
@@ -19,6 +18,7 @@ use crate::protocol::clock::Timestamp;
 use crate::protocol::end::End;
 use crate::protocol::key::RecordKey;
 use crate::protocol::record::{Completed, Identity, Lease, Record};
+use crate::runtime::{Instant, sleep, timeout_at};
 use crate::store::Store;
 
 /// The first pause between two looks at a run on another node.

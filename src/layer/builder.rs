@@ -23,9 +23,9 @@ use crate::layer::request::{
 };
 use crate::layer::service::{Carry, Idempotency, RunFuture};
 use crate::layer::settings::{Settings, Shared};
-use crate::protocol::clock::Clock;
 use crate::protocol::end::End;
 use crate::protocol::record::RecipeId;
+use crate::runtime::Clock;
 use crate::store::Store;
 
 /// Makes each request that carries an idempotency key take effect once, as far as the

@@ -688,7 +688,8 @@ impl HeldUntil {
 }
 
 impl Step {
-    const fn then(then: Action) -> Self {
+    /// Gives nothing, and goes on so.
+    pub const fn then(then: Action) -> Self {
         Self { give: None, then }
     }
 

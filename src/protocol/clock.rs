@@ -1,6 +1,5 @@
 //! Wall time, read in one place and handed on as a value.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 /// A moment of wall time, in microseconds since the Unix epoch.
@@ -93,27 +92,6 @@ impl From<Timestamp> for SystemTime {
         Self::UNIX_EPOCH
             .checked_add(Duration::from_micros(timestamp.0))
             .unwrap_or(Self::UNIX_EPOCH)
-    }
-}
-
-/// Where wall time comes from. Tests put a clock of their own in
-/// [`SystemClock`]'s place.
-pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The current wall time.
-    fn now(&self) -> Timestamp;
-}
-
-/// The operating system's wall clock: the default.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads wall time"
-    )]
-    fn now(&self) -> Timestamp {
-        SystemTime::now().into()
     }
 }
 

@@ -3,7 +3,6 @@
 mod encoding;
 mod seen;
 
-use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use bytes::Bytes;
 
 pub use self::seen::Seen;
 use crate::protocol::clock::Timestamp;
-use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::key::{KeyParts, RecordKey};
 
@@ -25,22 +23,11 @@ impl Owner {
     ///
     /// Eight random bytes, and the time: two copies of one virtual machine, which share the
     /// random bytes that were drawn before they were copied, do not claim in one microsecond.
-    ///
-    /// # Errors
-    ///
-    /// When the operating system has no randomness to give.
-    pub(crate) fn new(now: Timestamp) -> Result<Self, StoreError> {
-        let random = random_u64().map_err(|error| {
-            StoreError::new(
-                StoreErrorKind::Unavailable,
-                "the operating system gave no random bytes for an owner id",
-            )
-            .with_source(error)
-        })?;
+    pub(crate) fn new(random: u64, now: Timestamp) -> Self {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&random.to_le_bytes());
         bytes[8..].copy_from_slice(&now.as_micros().to_le_bytes());
-        Ok(Self(bytes))
+        Self(bytes)
     }
 
     /// An owner that was read back from a store.
@@ -58,29 +45,6 @@ impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Owner({})", crate::format::digest::hex(&self.0))
     }
-}
-
-/// A random number. Those of one thread differ: they are the successors of one that the operating
-/// system gave, mixed, for to ask it each time would be most of the price.
-pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
-    const DRAWN_AT_ONCE: u16 = 4096;
-    thread_local! {
-        static LAST: Cell<(u64, u16)> = const { Cell::new((0, 0)) };
-    }
-    let (last, left) = LAST.get();
-    let (next, left) = match left.checked_sub(1) {
-        Some(left) => (last.wrapping_add(1), left),
-        None => (getrandom::u64()?, DRAWN_AT_ONCE),
-    };
-    LAST.set((next, left));
-    Ok(mixed(next))
-}
-
-/// Another number for each number, one that looks like chance: the mixer of SplitMix64.
-const fn mixed(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
 }
 
 /// A number that grows with each attempt at a key. A system that the handler writes to can keep

@@ -11,7 +11,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
@@ -24,6 +23,7 @@ use crate::protocol::key::RecordKey;
 use crate::protocol::record::{
     ClaimRequest, Completed, Decision, Holder, Record, Renewal, Seen, decide,
 };
+use crate::runtime;
 
 /// Two stores as one: `near`, in this process or close to it, spares calls to `far`, which alone
 /// decides.
@@ -379,7 +379,7 @@ impl<Near: Store, Far> Drop for Holding<'_, Near, Far> {
     fn drop(&mut self) {
         let (asking, answered) = (Arc::clone(&self.tiers.asking), Arc::clone(&self.answered));
         let key = self.holder.key;
-        match runtime::Handle::try_current() {
+        match runtime::current() {
             Ok(runtime) if !self.is_kept => {
                 let (near, holder, now) = (self.tiers.near.clone(), self.holder, self.now);
                 runtime.spawn(async move {

@@ -1,9 +1,10 @@
 //! Stores that have a clock of their own.
 
-use crate::protocol::clock::{Clock, Timestamp};
+use crate::protocol::clock::Timestamp;
 use crate::protocol::error::StoreError;
 use crate::protocol::key::RecordKey;
 use crate::protocol::record::{ClaimRequest, Holder, Record, Renewal, Seen};
+use crate::runtime::Clock;
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
 /// A store around another one that has a clock of its own, as a database server has: it decides by

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::protocol::clock::{Clock, SystemClock, Timestamp};
+use crate::protocol::clock::Timestamp;
+use crate::runtime::{Clock, SystemClock};
 
 /// Wall time that moves only when a test moves it. Clones show the same time.
 #[derive(Clone, Debug)]

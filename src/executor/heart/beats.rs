@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::executor::living::{Living, Noted};
 use crate::executor::wait::SharedEnd;
 use crate::protocol::clock::Timestamp;
 use crate::protocol::record::{Holder, Lease, Owner};
+use crate::runtime::Instant;
 
 /// A lease is renewed when a third of it has passed, so that two renewals may fail.
 pub(super) const BEATS_PER_LEASE: u32 = 3;

@@ -2,22 +2,22 @@
 
 use std::cell::Cell;
 use std::future::pending;
+use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{io, thread};
 
-use tokio::runtime::{self, Builder, Handle, RuntimeFlavor};
+use tokio::runtime::{Builder, Handle, Id, RuntimeFlavor};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 use tracing::error;
 
 use crate::protocol::error::{StoreError, StoreErrorKind};
+use crate::runtime::{self, sleep, spawn_thread};
 use crate::store::at_once;
 
 thread_local! {
     /// The runtime that this thread was on when it was checked.
-    static CHECKED: Cell<Option<runtime::Id>> = const { Cell::new(None) };
+    static CHECKED: Cell<Option<Id>> = const { Cell::new(None) };
 }
 
 /// As [`check`], but for a thread that has had a runtime with timers, it takes for granted that it
@@ -32,7 +32,7 @@ pub(in crate::executor) fn check_thread() -> Result<(), StoreError> {
 /// Says why nothing can run here, if that is so: a run needs a runtime that it can be finished on,
 /// and timers, without which its store would be waited for for ever.
 pub(in crate::executor) fn check() -> Result<(), StoreError> {
-    let Ok(runtime) = Handle::try_current() else {
+    let Ok(runtime) = runtime::current() else {
         return Err(unusable("there is no Tokio runtime to run on"));
     };
     let id = Some(runtime.id());
@@ -116,7 +116,8 @@ pub(super) fn of_hearts() -> io::Result<Handle> {
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    let thread = thread::Builder::new().name("idempotency-heartbeat".to_owned());
-    thread.spawn(move || runtime.block_on(pending::<()>()))?;
+    spawn_thread("idempotency-heartbeat", move || {
+        runtime.block_on(pending::<()>());
+    })?;
     Ok(hearts.insert(handle).clone())
 }

@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::executor::after;
+use crate::runtime::{self, Instant, Sleep, sleep_until};
 
 /// A timer that fires so much later than it was set for was not looked at in time: its task was
 /// not polled, and the body may have come meanwhile.
@@ -71,7 +71,7 @@ impl Patience {
             if armed.sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let now = Instant::now();
+            let now = runtime::now();
             let late = now.saturating_duration_since(armed.sleep.deadline());
             if late > LATE {
                 *armed.ends_at = armed.ends_at.checked_add(late).unwrap_or(*armed.ends_at);

@@ -184,7 +184,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                 }
                 Some(Begun::Held(held)) => {
                     let key = identified.to_key();
-                    match executor.reconciles(&held) {
+                    match held.asks_first() {
                         true => Goes::Orphaned(held, key),
                         false => Goes::Held(held, key),
                     }

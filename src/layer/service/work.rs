@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, response};
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::answer::Asked;
@@ -28,6 +27,7 @@ use crate::layer::settings::Shared;
 use crate::protocol::end::End;
 use crate::protocol::key::IdempotencyKey;
 use crate::protocol::record::{Lease, Owner};
+use crate::runtime::{Sleep, sleep};
 use crate::store::Store;
 
 /// How long a response is read that nobody waits for any more.

@@ -219,19 +219,6 @@ fn an_identity_survives_its_byte_form() {
 }
 
 #[test]
-fn owners_of_one_moment_differ_on_a_thread_and_between_threads() {
-    // More than the successors of one drawn number.
-    const MANY: usize = 10_000;
-    let draw = || (0..MANY).map(|_| Owner::new(START).expect("there is randomness"));
-    let threads = [0, 1].map(|_| std::thread::spawn(move || draw().collect::<Vec<_>>()));
-    let mut owners = std::collections::HashSet::new();
-    for thread in threads {
-        owners.extend(thread.join().expect("it does not panic"));
-    }
-    assert_eq!(owners.len(), 2 * MANY);
-}
-
-#[test]
 fn a_token_grows_even_when_the_clock_goes_back() {
     let lease = Lease {
         deadline: Timestamp::EPOCH,

@@ -14,7 +14,6 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, MultiRegionConsistency,
     ScalarAttributeType, TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
 };
-use tokio::time::{Instant, sleep};
 
 use super::DynamoDbStore;
 use super::error::is_of_permission;
@@ -23,6 +22,7 @@ use super::table::Attribute;
 use super::trouble::TableError;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::RecordKey;
+use crate::runtime::{self, sleep};
 
 /// How long `create_table` waits for its table to become active, and for all else to be right.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -354,7 +354,7 @@ async fn until<F>(patience: Duration, ask: impl Fn() -> F) -> Result<(), TableEr
 where
     F: Future<Output = Result<(), TableError>>,
 {
-    let gives_up = Instant::now() + patience;
+    let gives_up = runtime::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
         let trouble = match ask().await {
@@ -367,7 +367,7 @@ where
                 | TableError::NotReady { .. }
                 | TableError::TimeToLiveDisabled { .. }
         );
-        if !may_pass || Instant::now() + pause > gives_up {
+        if !may_pass || runtime::now() + pause > gives_up {
             return Err(trouble);
         }
         sleep(pause).await;

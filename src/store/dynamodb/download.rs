@@ -9,7 +9,6 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep};
 
 use super::DynamoDbStore;
 use super::chunks::{ChunkedId, MOST_CHUNKS};
@@ -21,6 +20,7 @@ use super::table::Item;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::RecordKey;
 use crate::protocol::record::{Completed, Owner};
+use crate::runtime::{self, sleep};
 
 /// How many items DynamoDB reads in one call.
 const MOST_KEYS: usize = 100;
@@ -132,7 +132,7 @@ impl DynamoDbStore {
         keys: Vec<Item>,
         is_consistent: bool,
     ) -> Result<Vec<Item>, StoreError> {
-        let gives_up = Instant::now() + PATIENCE;
+        let gives_up = runtime::now() + PATIENCE;
         let mut found = Vec::with_capacity(keys.len());
         let mut wanted = keys;
         let mut pause = FIRST_PAUSE;
@@ -150,7 +150,7 @@ impl DynamoDbStore {
             if wanted.is_empty() {
                 return Ok(found);
             }
-            if Instant::now() >= gives_up {
+            if runtime::now() >= gives_up {
                 return Err(failed.unwrap_or_else(left_out));
             }
             if wanted.len() == asked {

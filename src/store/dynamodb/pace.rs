@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
 
 use super::error::is_of_throttling;
-use crate::protocol::record::random_u64;
+use crate::runtime::{self, Instant, random_u64, sleep, sleep_until};
 
 /// How many chunks are on their way at a time, at first and at most.
 const FIRST_WIDTH: usize = 4;
@@ -63,7 +62,7 @@ impl Pace {
         E: ProvideErrorMetadata,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
-        let began = Instant::now();
+        let began = runtime::now();
         let mut pause = LONGEST_PAUSE_OF_SMALL / 4;
         let mut urgent = None;
         loop {
@@ -87,7 +86,7 @@ impl Pace {
             let until = {
                 let mut state = self.state();
                 let is_free = state.urgent == 0 && state.on_their_way < state.width;
-                let pauses = state.not_before.filter(|until| *until > Instant::now());
+                let pauses = state.not_before.filter(|until| *until > runtime::now());
                 if is_free && pauses.is_none() {
                     state.on_their_way += 1;
                     return Turn(self);
@@ -104,7 +103,7 @@ impl Pace {
     /// Those that were sent at the same time count once.
     fn throttled(&self) {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = runtime::now();
         if state.not_before.is_none_or(|until| until <= now) {
             state.width = (state.width / 2).max(1);
             state.not_before = Some(now + jittered(state.pause));

@@ -8,7 +8,6 @@ use aws_sdk_dynamodb::config::Config;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::DynamoDbStore;
 use super::chunks::ChunkedId;
@@ -20,6 +19,7 @@ use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::RecordKey;
 use crate::protocol::record::Owner;
+use crate::runtime::{self, Instant};
 
 /// How many chunks of one answer wait for their turn or are on their way at a time.
 const AT_ONCE: usize = 8;
@@ -59,7 +59,7 @@ impl Uploads {
         let upload = Arc::new(Upload {
             is_written: (0..count).map(|_| tokio::sync::Mutex::default()).collect(),
             expires_at,
-            began: Instant::now(),
+            began: runtime::now(),
         });
         uploads.insert(id, Arc::clone(&upload));
         upload
@@ -141,7 +141,7 @@ impl DynamoDbStore {
         if *is_written {
             return Ok(());
         }
-        let gives_up = Instant::now() + PATIENCE;
+        let gives_up = runtime::now() + PATIENCE;
         let call = self.client.put_item().table_name(&self.table.name);
         let call = call.set_item(Some(item));
         loop {
@@ -155,7 +155,7 @@ impl DynamoDbStore {
                     *is_written = true;
                     return Ok(());
                 }
-                Err(error) if is_throttled(&error) && Instant::now() < gives_up => turn.throttled(),
+                Err(error) if is_throttled(&error) && runtime::now() < gives_up => turn.throttled(),
                 Err(error) => return Err(self.call("PutItem").failed(error)),
             }
         }

@@ -1,13 +1,14 @@
 //! Clears away what has expired while nobody asks for anything.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use std::{io, thread};
 
 use tracing::warn;
 
 use super::Inner;
 use super::table::Shard;
+use crate::runtime;
 
 /// A thread for all stores of the process, while there is one. It holds none of them.
 pub(super) struct Sweeper {
@@ -36,14 +37,12 @@ impl Sweeper {
     }
 
     fn start(&'static self) -> io::Result<()> {
-        let thread = thread::Builder::new().name("idempotency-sweep".to_owned());
-        thread.spawn(|| self.run())?;
-        Ok(())
+        runtime::spawn_thread("idempotency-sweep", || self.run())
     }
 
     pub(super) fn run(&self) {
         loop {
-            thread::sleep(self.every);
+            runtime::block(self.every);
             let mut stores = self.stores();
             stores.retain(|store| store.strong_count() > 0);
             if stores.is_empty() {

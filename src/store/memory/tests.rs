@@ -10,6 +10,7 @@ use super::*;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::key::KeyParts;
 use crate::protocol::record::{Identity, Lease, Owner};
+use crate::runtime::random_u64;
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -26,7 +27,7 @@ fn with_request<T>(number: u64, now: Timestamp, then: impl Fn(&ClaimRequest<'_>)
     };
     let key = parts.record_key();
     let identity = Identity::of_work(Fingerprint::of(["same"]));
-    let owner = Owner::new(now).expect("the operating system gives random bytes");
+    let owner = Owner::new(random_u64().expect("there is randomness"), now);
     then(&ClaimRequest {
         retention: HOUR,
         clock_skew: Duration::ZERO,

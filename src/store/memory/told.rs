@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use tokio::time::Instant;
-
 use crate::protocol::clock::Timestamp;
+use crate::runtime::{self, Instant};
 
 /// The time that the last claim told, and from when it was first looked at on, as it goes on.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ impl Told {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if looked_at.0 != latest {
-            *looked_at = (latest, Instant::now());
+            *looked_at = (latest, runtime::now());
         }
         latest.plus(looked_at.1.elapsed())
     }
@@ -39,7 +38,7 @@ impl Default for Told {
     fn default() -> Self {
         Self {
             latest: AtomicU64::new(0),
-            looked_at: Mutex::new((Timestamp::EPOCH, Instant::now())),
+            looked_at: Mutex::new((Timestamp::EPOCH, runtime::now())),
         }
     }
 }

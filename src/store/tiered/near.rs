@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::RecordKey;
 use crate::protocol::record::{Holder, Owner};
+use crate::runtime::{self, Instant, sleep};
 use crate::store::{Release, Store};
 
 /// How long a near tier that was silent is asked for nothing but what it must forget.
@@ -89,7 +89,7 @@ impl<St> NearTier<St> {
                 timeout = ?self.timeout,
                 "the near tier is silent, and is passed over for {LEFT_ALONE:?}"
             );
-            self.failed().left_alone_until = Some(Instant::now() + LEFT_ALONE);
+            self.failed().left_alone_until = Some(runtime::now() + LEFT_ALONE);
             Err(silent("it did not answer in time").maybe_applied())
         })
     }
@@ -97,7 +97,7 @@ impl<St> NearTier<St> {
     fn is_left_alone(&self) -> bool {
         let known = self.failures();
         let until = known.and_then(|known| known.left_alone_until);
-        until.is_some_and(|until| Instant::now() < until)
+        until.is_some_and(|until| runtime::now() < until)
     }
 
     /// Lets the far tier be asked next time.

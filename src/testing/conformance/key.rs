@@ -7,14 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{NotKept, Suite};
-use crate::protocol::clock::{Clock, SystemClock, Timestamp};
+use crate::protocol::clock::Timestamp;
 use crate::protocol::error::StoreError;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::key::{IdempotencyKey, KeyParts, RecordKey};
 use crate::protocol::record::{
     CallerDigest, ClaimRequest, Completed, Holder, Identity, Lease, Liveness, Owner, RecipeId,
-    Record, Renewal, random_u64,
+    Record, Renewal,
 };
+use crate::runtime::{Clock, SystemClock, random_u64};
 use crate::store::{Claim, Completion, Fenced, Release, Store};
 
 pub(super) type Kept<T = ()> = Result<T, NotKept>;
@@ -125,7 +126,7 @@ impl<St: Store> TestKey<St> {
         Attempt {
             key: self,
             accepted: &[],
-            owner: Owner::new(self.start).expect("the operating system gives random bytes"),
+            owner: Owner::new(random(), self.start),
             identity: identity(b"me", "amount=1200"),
             now: self.start,
             clock_shows: None,
@@ -223,7 +224,7 @@ impl<St: Store> TestKey<St> {
 }
 
 fn new_key() -> IdempotencyKey {
-    let unique = random_u64().expect("the operating system gives random bytes");
+    let unique = random();
     let text = format!("conformance-{unique:016x}");
     IdempotencyKey::from_parts(&KeyParts {
         namespace: "conformance",
@@ -481,4 +482,8 @@ pub(super) fn succeeds<T>(what: &str, result: Result<T, StoreError>) -> Kept<T> 
         let promise = format!("{what} succeeds while nothing fails");
         NotKept::broken(&promise, "no error", &error)
     })
+}
+
+fn random() -> u64 {
+    random_u64().expect("the operating system gives random bytes")
 }

@@ -1,0 +1,58 @@
+//! Chance.
+
+use std::cell::Cell;
+
+/// Returns a random number. Those of one thread differ: they are the successors of one that the operating
+/// system gave, mixed, for to ask it each time would be most of the price.
+pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
+    let (last, left) = LAST.get();
+    let (next, left) = match left.checked_sub(1) {
+        Some(left) => (last.wrapping_add(1), left),
+        None => (getrandom::u64()?, DRAWN_AT_ONCE),
+    };
+    LAST.set((next, left));
+    Ok(mixed(next))
+}
+
+/// How many numbers follow one that the operating system gave.
+const DRAWN_AT_ONCE: u16 = 4096;
+
+thread_local! {
+    /// The last number, before it was mixed, and how many may follow it.
+    static LAST: Cell<(u64, u16)> = const { Cell::new((0, 0)) };
+}
+
+/// Lets the numbers of this thread follow from `seed`, for so many draws that no test makes more in
+/// a thread.
+#[cfg(feature = "test-util")]
+pub fn seed_random(seed: u64) {
+    LAST.set((mixed(seed), u16::MAX));
+}
+
+/// Another number for each number, one that looks like chance: the mixer of SplitMix64.
+const fn mixed(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn numbers_differ_on_a_thread_and_between_threads() {
+        // More than the successors of one drawn number.
+        const MANY: usize = 10_000;
+        let draw = || (0..MANY).map(|_| random_u64().expect("there is randomness"));
+        let threads = [0, 1].map(|_| thread::spawn(move || draw().collect::<Vec<_>>()));
+        let mut numbers = HashSet::new();
+        for thread in threads {
+            numbers.extend(thread.join().expect("it does not panic"));
+        }
+        assert_eq!(numbers.len(), 2 * MANY);
+    }
+}
