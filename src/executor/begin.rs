@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{trace, warn};
+use tracing::{Level, enabled, trace, warn};
 
 use super::detach::Stage;
 use super::faults::log_fault;
@@ -304,7 +304,9 @@ impl<St: Store> Executor<St> {
     #[inline]
     pub(super) fn step(&self, state: &mut State, event: Event, record: &RecordKey) -> Step {
         let step = state.on(event, &self.terms());
-        trace!(%record, ?event, ?step);
+        if enabled!(Level::TRACE) {
+            traced(record, event, step);
+        }
         step
     }
 
@@ -514,6 +516,13 @@ fn store_failed(record: &RecordKey, error: StoreError) -> Begun {
 
 fn is_for(lease: &Seen<Lease>, request: &ClaimRequest<'_>) -> bool {
     lease.is_held_by(request.key, request.owner, &request.identity)
+}
+
+/// Apart, and with copies, so that nothing is put together for it where nobody listens.
+#[cold]
+#[inline(never)]
+fn traced(record: &RecordKey, event: Event, step: Step) {
+    trace!(%record, ?event, ?step);
 }
 
 /// Returns a new owner id.
