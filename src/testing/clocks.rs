@@ -61,8 +61,13 @@ pub struct TokioClock {
 impl TokioClock {
     /// A clock that shows the present now.
     pub fn new() -> Self {
+        Self::starting_at(SystemClock.now())
+    }
+
+    /// A clock that shows `start` now.
+    pub fn starting_at(start: Timestamp) -> Self {
         Self {
-            start: SystemClock.now(),
+            start,
             started: Instant::now(),
         }
     }

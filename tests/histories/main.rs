@@ -8,6 +8,7 @@ mod dynamo;
 mod embedded {
     pub(crate) mod units;
 }
+mod fleet;
 mod history;
 mod pace;
 #[expect(dead_code, reason = "the tests of the store itself use more of it")]
