@@ -1,5 +1,9 @@
 //! A store for one process: of record, or, as a near tier, a cache.
 
+#[cfg(feature = "moka")]
+mod cached;
+#[cfg(not(feature = "moka"))]
+#[path = "memory/uncached.rs"]
 mod cached;
 mod expiring;
 mod in_progress;
@@ -16,12 +20,16 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
-use self::cached::{Cached, cached};
+use self::cached::Cached;
+#[cfg(feature = "moka")]
+use self::cached::cached;
 use self::kept::weight_of;
 use self::sweeper::Sweeper;
 use self::table::{Shard, Table};
 use self::told::Told;
-use super::{Claim, Completion, Fenced, Release, Store, Tiered};
+#[cfg(feature = "moka")]
+use super::Tiered;
+use super::{Claim, Completion, Fenced, Release, Store};
 use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::RecordKey;
@@ -123,6 +131,7 @@ impl MemoryStore {
     /// A near tier, for [`Tiered`]: it holds up to `bytes` of answers, 480 bytes for each beside its
     /// payload, and forgets those first that were asked for longest ago. **No store of record**: used alone, it lets work run
     /// again whose answer it has forgotten.
+    #[cfg(feature = "moka")]
     pub fn evicting(bytes: u64) -> Self {
         Self::build(bytes, Some(cached(bytes)), &SWEEPER)
     }
@@ -135,7 +144,7 @@ impl MemoryStore {
     }
 
     /// Returns how many records it holds, in progress and completed. What has expired counts until
-    /// it is cleared away; those of a [near tier](Self::evicting) are counted now and then. It locks
+    /// it is cleared away; those of a near tier are counted now and then. It locks
     /// each shard in turn, for a moment.
     pub fn len(&self) -> u64 {
         let cached = self.inner.cache.as_ref().map_or(0, Cached::entry_count);
@@ -152,7 +161,7 @@ impl MemoryStore {
     /// turn, for a moment.
     ///
     /// It may be too early where that record has been renewed or removed, and lies in the past until
-    /// what has expired is cleared away. The answers of a [near tier](Self::evicting) do not count.
+    /// what has expired is cleared away. The answers of a near tier do not count.
     pub fn oldest_expiry(&self) -> Option<Timestamp> {
         let shards = self.inner.shards.iter();
         let from = shards.map(|shard| shard.lock().expires_from()).min();
@@ -178,6 +187,7 @@ impl MemoryStore {
 
     /// `far`, with this memory as a near tier over it. As such it need not remember, so it
     /// [evicts](Self::evicting) when it is full; what it held before is not part of that.
+    #[cfg(feature = "moka")]
     pub fn over<Far: Store>(self, far: Far) -> Tiered<Self, Far> {
         let near = match self.inner.cache {
             Some(_) => self,

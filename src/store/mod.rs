@@ -10,7 +10,7 @@
 //!
 //! | store | survives the process | shared by processes |
 //! |---|---|---|
-//! | [`MemoryStore`] (feature `memory`) | no | no |
+//! | [`MemoryStore`] (feature `memory`; as a near tier, `moka`) | no | no |
 //! | [`DynamoDbStore`] (feature `dynamodb`) | yes | yes |
 //! | [`Tiered`], one store over another | as its far tier | as its far tier |
 //!
