@@ -6,11 +6,11 @@ use std::time::Duration;
 use tracing::{Level, enabled, trace, warn};
 
 use super::detach::Stage;
-use super::faults::log_fault;
+use super::handle::{Entered, Permit};
 use super::heart::{Alive, Heart, check_runtime, check_thread};
 use super::orphan::Orphan;
 use super::previous::Earlier;
-use super::runs::{Entered, Permit};
+use super::store_faults::log_fault;
 use super::wait::SharedEnd;
 use super::{Attempt, Conflict, Executor, after};
 use crate::protocol::attempt::{

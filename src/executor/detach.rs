@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
-use super::runs::Runs;
+use super::handle::Runs;
 use crate::runtime;
 
 /// A future of which only its output matters.

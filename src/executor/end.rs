@@ -8,10 +8,10 @@ use http::StatusCode;
 use tracing::{Instrument, Span, debug, error, warn};
 
 use super::begin::{Held, jittered};
-use super::faults::log_fault;
 use super::living::{Flags, Noted};
 use super::orphan::Orphan;
 use super::run::Panic;
+use super::store_faults::log_fault;
 use super::wait::{SharedEnd, What};
 use super::{Conflict, Executor};
 use crate::format::answer::Answer;

@@ -1,22 +1,22 @@
 //! Running something once under a key: claim, heartbeat, complete or release. Knows no HTTP.
 
 mod begin;
+mod buffer_budget;
 mod detach;
 mod end;
 mod error_classes;
-mod faults;
-mod give_back;
+mod handle;
 mod heart;
+mod json_work;
 mod living;
 pub(crate) mod orphan;
 mod outcome;
-mod plain;
 mod prepare;
 mod previous;
 mod reconcile;
-mod room;
 mod run;
-mod runs;
+mod store_faults;
+mod unanswered;
 mod wait;
 
 use std::fmt;
@@ -30,11 +30,15 @@ use tracing::error;
 
 use self::begin::new_owner;
 pub(crate) use self::begin::{Begun, Claimant, Held};
+pub(crate) use self::buffer_budget::{Room, Taken};
 pub(crate) use self::detach::{BoxFuture, Detached, Stage, is_detached};
 pub(crate) use self::end::{Ending, Finished, Recordable, Settled};
 use self::error_classes::ErrorClasses;
 pub(crate) use self::error_classes::asked;
+pub use self::handle::{Handle, Stats};
+use self::handle::{Permit, Runs};
 use self::heart::{Alive, Heart, Place, has_timers};
+use self::json_work::{PlainWork, replayed};
 #[cfg_attr(
     not(feature = "test-util"),
     expect(unreachable_pub, reason = "only tests have several")
@@ -43,12 +47,8 @@ pub use self::living::Living;
 use self::orphan::Orphan;
 pub(crate) use self::outcome::Conflict;
 pub use self::outcome::{Attempt, AttemptEnded, Ran, RunError};
-use self::plain::{PlainWork, replayed};
 pub(crate) use self::previous::Earlier;
-pub(crate) use self::room::{Room, Taken};
 pub(crate) use self::run::{Run, Work};
-pub use self::runs::{Handle, Stats};
-use self::runs::{Permit, Runs};
 use self::wait::Lookouts;
 pub(crate) use self::wait::{SharedEnd, What};
 use crate::format::answer::{Answer, Sieve};

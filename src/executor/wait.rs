@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::begin::{Begun, Claimant, Held, InFlight, jittered};
-use super::faults::log_fault;
 use super::orphan::Orphan;
+use super::store_faults::log_fault;
 use super::{Conflict, Executor, after};
 use crate::protocol::clock::Timestamp;
 use crate::protocol::end::End;

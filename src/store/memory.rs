@@ -1,13 +1,13 @@
 //! A store for one process: of record, or, as a near tier, a cache.
 
+mod answers;
 #[cfg(feature = "moka")]
 mod cached;
 #[cfg(not(feature = "moka"))]
 #[path = "memory/uncached.rs"]
 mod cached;
-mod expiring;
+mod expiry_queue;
 mod in_progress;
-mod kept;
 mod spread;
 mod sweeper;
 mod table;
@@ -20,10 +20,10 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
+use self::answers::weight_of;
 use self::cached::Cached;
 #[cfg(feature = "moka")]
 use self::cached::cached;
-use self::kept::weight_of;
 use self::sweeper::Sweeper;
 use self::table::{Shard, Table};
 use self::told::Told;

@@ -1,9 +1,9 @@
 //! HTTP onto the executor.
 
-mod answer;
+mod call;
 mod carried;
-mod guarded;
-mod work;
+mod claim;
+mod respond;
 
 use std::fmt;
 use std::future::Future;
@@ -15,10 +15,10 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use self::answer::Asked;
 pub(crate) use self::carried::Carry;
 pub use self::carried::RunFuture;
-use self::guarded::{Decided, Guarded, Next};
+use self::claim::{Decided, Guarded, Next};
+use self::respond::Asked;
 use crate::executor::Detached;
 use crate::layer::body::{Drain, FromBuffered};
 use crate::layer::problem::{BoxError, Refusal};

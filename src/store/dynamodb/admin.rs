@@ -19,7 +19,7 @@ use super::DynamoDbStore;
 use super::error::is_of_permission;
 use super::expression::Expression;
 use super::table::Attribute;
-use super::trouble::TableError;
+use super::table_error::TableError;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::RecordKey;
 use crate::runtime::{self, sleep};

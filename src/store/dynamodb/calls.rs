@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure};
 
 use super::DynamoDbStore;
-use super::doubt::Doubt;
+use super::ambiguity::Doubt;
 use super::error::Call;
 use super::expression::{Expression, names, values};
 use super::table::Item;

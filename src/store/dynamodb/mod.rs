@@ -1,23 +1,23 @@
 //! A store of record for a fleet, in a DynamoDB table.
 
 mod admin;
+mod ambiguity;
 mod calls;
 mod chunks;
 mod claim;
-mod doubt;
 mod download;
-#[cfg(feature = "aws-config")]
-mod env;
 mod error;
 mod expression;
-mod fenced;
+#[cfg(feature = "aws-config")]
+mod from_env;
 mod item;
 mod pace;
 mod payload;
 mod sweep;
 mod table;
-mod trouble;
+mod table_error;
 mod upload;
+mod writes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 
+use self::ambiguity::Watch;
 use self::chunks::{INLINE, MOST_INLINE};
-use self::doubt::Watch;
 use self::download::Downloads;
 use self::item::Found;
 use self::pace::Pace;
@@ -41,7 +41,7 @@ use crate::protocol::key::RecordKey;
 use crate::protocol::record::{ClaimRequest, Holder, Record, Renewal, Seen};
 
 pub use self::table::Attribute;
-pub use self::trouble::TableError;
+pub use self::table_error::TableError;
 
 /// A store of record for a fleet, in a DynamoDB table. Clones share the client and the table.
 ///

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use foldhash::fast::RandomState;
 
+use super::answers::Kept;
 use super::in_progress::InProgress;
-use super::kept::Kept;
 use super::{IN_PROGRESS_WEIGHT, NEVER};
 use crate::protocol::clock::Timestamp;
 use crate::protocol::key::RecordKey;

@@ -4,8 +4,8 @@ use tracing::{Instrument, Span};
 
 use super::Executor;
 use super::begin::{Claimant, jittered};
-use super::faults::log_fault;
-use super::runs::Permit;
+use super::handle::Permit;
+use super::store_faults::log_fault;
 use crate::protocol::attempt::{Action, Event, Look, State, Step, Write};
 use crate::protocol::key::RecordKey;
 use crate::protocol::record::{Lease, Owner, Record};

@@ -14,7 +14,7 @@ use http::{Request, Response, response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::answer::Asked;
+use super::respond::Asked;
 use crate::executor::{
     Conflict, Ending, Executor, Finished, Held, Recordable, Run, Settled, Stage, Work, is_detached,
 };

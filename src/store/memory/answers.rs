@@ -2,7 +2,7 @@
 
 use foldhash::fast::RandomState;
 
-use super::expiring::Expiring;
+use super::expiry_queue::Expiring;
 use super::spread::{Keyed, Spread};
 use super::{MemoryStore, NEVER};
 use crate::protocol::clock::Timestamp;

@@ -11,9 +11,9 @@ use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::LengthLimitError;
 use tower_service::Service;
 
-use super::answer::Asked;
+use super::call::HandlerWork;
 use super::carried::Carried;
-use super::work::HandlerWork;
+use super::respond::Asked;
 use crate::executor::{
     Attempt, Begun, BoxFuture, Claimant, Conflict, Detached, Earlier, Held, Stage, Unprotected,
 };

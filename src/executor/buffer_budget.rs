@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::runs::Runs;
+use super::handle::Runs;
 
 /// The room that there is for buffered bytes.
 #[derive(Clone, Copy, Debug)]
