@@ -139,6 +139,19 @@ async fn a_completion_that_failed_is_made_in_the_background_under_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_is_tried_again_several_times_within_each_lease() {
+    let lease = Duration::from_secs(3);
+    let (executor, work) = (faulty().lease(lease), Work::quick());
+    executor.store().fail_always(Call::Complete, Fault::Refused);
+    let first = work.under(&executor).await;
+    assert!(matches!(first, Ok(Ran::Executed(1))), "{first:?}");
+    tokio::time::sleep(lease * 10).await;
+    // A third of a lease apart, or half as far again; closer in the first second.
+    let tries = executor.store().count(Call::Complete);
+    assert!((20..=60).contains(&tries), "{tries} tries");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_that_failed_is_made_in_the_background() {
     let executor = faulty();
     executor.store().fail_always(Call::Release, Fault::Refused);
