@@ -10,6 +10,7 @@ mod end_to_end;
 mod env;
 mod faults;
 mod foreign;
+mod late;
 #[path = "../contract/support/node.rs"]
 mod node;
 mod nodes;
