@@ -4,6 +4,7 @@ mod answers;
 mod blocked;
 mod calls;
 mod clocks;
+mod conditions;
 mod conformance;
 mod decision;
 mod end_to_end;
