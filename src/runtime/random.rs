@@ -43,6 +43,19 @@ mod tests {
 
     use super::*;
 
+    /// The numbers that others publish for SplitMix64 with the seed 1234567.
+    #[test]
+    fn numbers_are_mixed_as_by_split_mix_64() {
+        const PUBLISHED: [u64; 3] = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        ];
+        let step = 0x9e37_79b9_7f4a_7c15_u64;
+        let number = |times: u64| mixed(step.wrapping_mul(times).wrapping_add(1_234_567));
+        assert_eq!([1, 2, 3].map(number), PUBLISHED);
+    }
+
     #[test]
     fn numbers_differ_on_a_thread_and_between_threads() {
         // More than the successors of one drawn number.

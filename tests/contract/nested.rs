@@ -11,7 +11,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_idempotency::store::{MemoryStore, SharedStore, Store};
-use tower_idempotency::testing::Living;
+use tower_idempotency::testing::{Call, FaultStore, Living};
 use tower_idempotency::{Attempt, IdempotencyKey, IdempotencyLayer};
 
 use crate::support::{
@@ -89,6 +89,15 @@ async fn a_layer_of_its_own_on_the_same_store_lets_its_caller_s_attempt_pass() {
             once
         );
     }
+}
+
+#[tokio::test]
+async fn the_inner_of_two_layers_on_one_store_asks_it_for_nothing() {
+    let layer = IdempotencyLayer::new(FaultStore::new(MemoryStore::new()));
+    let (answers, count) = ask_twice(layer.clone(), layer.clone()).await;
+    assert_eq!((answers, count), (vec!["run 1".to_owned(); 2], 1));
+    // One claim for each of the two requests.
+    assert_eq!(layer.executor().store().count(Call::Claim), 2);
 }
 
 #[tokio::test]

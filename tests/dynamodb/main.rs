@@ -4,6 +4,7 @@ mod answers;
 mod blocked;
 mod calls;
 mod clocks;
+mod conditions;
 mod conformance;
 mod decision;
 #[path = "../../examples/embedded/mod.rs"]
@@ -13,6 +14,7 @@ mod env;
 mod faults;
 mod foreign;
 mod formats;
+mod late;
 mod limits;
 #[path = "../contract/support/node.rs"]
 mod node;

@@ -7,7 +7,7 @@ use tower_idempotency::store::MemoryStore;
 use tower_idempotency::testing::{Call, Fault, FaultStore};
 use tower_idempotency::{Orphan, Ran, RunError, StoreErrorKind};
 
-use crate::support::{LEASE, Work, eventually, faulty};
+use crate::support::{LEASE, Work, eventually, faulty, settle};
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_was_refused_runs_nothing() {
@@ -136,6 +136,51 @@ async fn a_completion_that_failed_is_made_in_the_background_under_the_lease() {
         assert_eq!(work.begun(), 1);
         assert_eq!(executor.handle().stats().leases_lost, 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_get_an_unrecorded_answer_only_where_the_first_one_does() {
+    for is_given in [true, false] {
+        let executor = faulty()
+            .answer_unrecorded(is_given)
+            .wait_for_in_flight(LEASE * 10);
+        executor.store().fail_always(Call::Complete, Fault::Refused);
+        let work = Work::slow();
+        let first = work.spawned(&executor).await;
+        let mut second = tokio::spawn({
+            let (executor, work) = (executor.clone(), work.clone());
+            async move { work.under(&executor).await }
+        });
+        settle().await;
+        work.end_one();
+        let first = first.await.expect("no panic");
+        let second_now = timeout(LEASE, &mut second).await;
+        if is_given {
+            assert!(matches!(first, Ok(Ran::Executed(1))), "{first:?}");
+            let second = second_now.expect("it is told").expect("no panic");
+            assert!(matches!(second, Ok(Ran::Replayed(1))), "{second:?}");
+            continue;
+        }
+        assert!(matches!(first, Err(RunError::NotRecorded)), "{first:?}");
+        assert!(second_now.is_err(), "{second_now:?}");
+        executor.store().heal();
+        let second = second.await.expect("no panic");
+        assert!(matches!(second, Ok(Ran::Replayed(1))), "{second:?}");
+        assert_eq!(work.begun(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_tried_again_several_times_within_each_lease() {
+    let lease = Duration::from_secs(3);
+    let (executor, work) = (faulty().lease(lease), Work::quick());
+    executor.store().fail_always(Call::Complete, Fault::Refused);
+    let first = work.under(&executor).await;
+    assert!(matches!(first, Ok(Ran::Executed(1))), "{first:?}");
+    tokio::time::sleep(lease * 10).await;
+    // A third of a lease apart, or half as far again; closer in the first second.
+    let tries = executor.store().count(Call::Complete);
+    assert!((20..=60).contains(&tries), "{tries} tries");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower_idempotency::record::{ClaimRequest, Identity, Owner};
 use tower_idempotency::store::{Claim, Store};
 use tower_idempotency::testing::{Call, Fault, TokioClock};
@@ -12,7 +13,7 @@ use tower_idempotency::{
     Clock, Executor, IdempotencyKey, Orphan, Ran, Reconciled, RunError, Timestamp,
 };
 
-use crate::support::{LEASE, RETENTION, SKEW, Work, faulty, fingerprint, key, settle};
+use crate::support::{LEASE, RETENTION, SKEW, Work, elsewhere, faulty, fingerprint, key, settle};
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_waits_until_a_claim_without_an_answer_is_given_back() {
@@ -74,6 +75,47 @@ async fn a_claim_that_was_given_back_is_looked_for_no_more() {
     settle().await;
     assert_eq!(executor.handle().in_flight(), 0);
     assert_eq!(executor.store().count(Call::Get), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_without_an_answer_is_looked_for_as_long_as_its_lease_would_last() {
+    let (lease, skew) = (Duration::from_millis(600), Duration::from_secs(10));
+    let executor = faulty().lease(lease).clock_skew(skew);
+    for _ in 0..2 {
+        executor.store().fail_next(Call::Claim, Fault::RequestLost);
+    }
+    let began = Instant::now();
+    let lost = Work::quick().under(&executor).await;
+    assert!(matches!(lost, Err(RunError::Store(_))), "{lost:?}");
+    executor.handle().idle().await;
+    let (looked_for, lapses) = (began.elapsed(), lease + skew);
+    assert!(
+        (lapses..=lapses + lease / 2).contains(&looked_for),
+        "{looked_for:?}"
+    );
+    // A third of a lease apart, or half as far again; closer at first.
+    let looks = executor.store().count(Call::Get);
+    assert!((35..=120).contains(&looks), "{looks} looks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_of_another_is_not_given_back() {
+    let (executor, work) = (faulty(), Work::slow());
+    let other = work.spawned(&elsewhere(&executor)).await;
+    for _ in 0..2 {
+        executor.store().fail_next(Call::Claim, Fault::RequestLost);
+    }
+    let lost = work.under(&executor).await;
+    assert!(matches!(lost, Err(RunError::Store(_))), "{lost:?}");
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(executor.store().count(Call::Get) > 1, "it was looked for");
+    let duplicate = work.under(&executor).await;
+    assert!(
+        matches!(duplicate, Err(RunError::InProgress { .. })),
+        "{duplicate:?}"
+    );
+    work.end_one();
+    assert!(matches!(other.await, Ok(Ok(Ran::Executed(1)))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod classes;
 mod clocked;
 mod conformance;
 mod ends;
+mod errors;
 mod faults;
 mod given_back;
 mod heartbeat;

@@ -204,6 +204,29 @@ async fn reconcile_is_asked_by_one_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_lost_its_lease_while_it_asked_gets_the_recorded_answer() {
+    let asks = |_| async {
+        tokio::time::sleep(LEASE * 3).await;
+        found()
+    };
+    let executor = faulty()
+        .reconcile_timeout(LEASE * 10)
+        .orphan(Orphan::reconcile(asks));
+    strand(&executor).await;
+    let asking = tokio::spawn({
+        let executor = executor.clone();
+        async move { then(&executor).await }
+    });
+    tokio::time::sleep(LEASE * 2).await;
+    let successor = elsewhere(&executor).orphan(Orphan::Retake);
+    let answer = || async { Ok::<u32, &str>(7) };
+    let taken_over = successor.run(&key(), fingerprint(), answer).await;
+    assert!(matches!(taken_over, Ok(Ran::Executed(7))), "{taken_over:?}");
+    let asked = asking.await;
+    assert!(matches!(asked, Ok(Ok(Ran::Replayed(7)))), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn reconcile_holds_the_lease_also_after_a_panic_at_once() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);

@@ -1,11 +1,13 @@
 //! A near tier over an authority: what it costs, and whom it believes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tower_idempotency::store::{MemoryStore, Store, Tiered};
 use tower_idempotency::testing::{Call, Fault, FaultStore};
-use tower_idempotency::{Executor, Fingerprint, Orphan, Ran, RunError};
+use tower_idempotency::{Answer, Executor, Fingerprint, Orphan, Ran, Reconciled, RunError};
 
 use crate::support::{LEASE, RETENTION, SKEW, Work, elsewhere, eventually, fingerprint, key, on};
 
@@ -334,6 +336,30 @@ async fn an_answer_that_is_withheld_is_withheld_from_all() {
         assert!(removed.expect("the store answers"));
     }
     assert_eq!(work.begun(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconciled_answer_that_is_not_recorded_is_not_kept_near() {
+    let (far, stuck) = (shared(), Work::slow());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let here = node(&far).orphan(Orphan::reconcile(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async { Reconciled::Completed(Answer::value(&42).expect("42 is JSON")) }
+    }));
+    let _lost = stuck.spawned(&elsewhere(&node(&far))).await;
+    far.fail_always(Call::Renew, Fault::Refused);
+    tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
+    far.fail_next(Call::Complete, Fault::Refused);
+    for times in 1..=2 {
+        // Nobody tries again to record it, so the next request has to ask.
+        let found = Work::quick().under(&here).await;
+        assert!(matches!(found, Ok(Ran::Replayed(42))), "{found:?}");
+        assert_eq!(asked.load(Ordering::SeqCst), times);
+        tokio::time::sleep(LEASE + SKEW + Duration::from_secs(1)).await;
+    }
+    let elsewhere = Work::quick().under(&node(&far)).await;
+    assert!(matches!(elsewhere, Ok(Ran::Replayed(42))), "{elsewhere:?}");
 }
 
 #[tokio::test(start_paused = true)]

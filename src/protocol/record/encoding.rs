@@ -234,6 +234,14 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_completed_record_is_written_into_an_allocation_of_its_size() {
+        for payload in [&b""[..], b"answer"] {
+            let bytes = completed(payload).to_bytes();
+            assert_eq!(bytes.capacity(), bytes.len());
+        }
+    }
+
     /// What stores have kept must be read for ever.
     #[test]
     fn the_first_version_stays_as_it_is() {

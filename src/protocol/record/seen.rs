@@ -191,6 +191,34 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_is_held_by_its_attempt_alone_for_its_key_and_request() {
+        const OTHER: Identity = Identity::of_work(Fingerprint::from_bytes([8; 32]));
+        let Holder {
+            key,
+            owner,
+            identity,
+        } = lease().holder();
+        let (other_key, other_owner) = (RecordKey::from_bytes([8; 32]), Owner::from_bytes([2; 16]));
+        let seen = lease().seen_at(NOW);
+        assert!(seen.is_held_by(&key, owner, &identity));
+        assert!(!seen.is_held_by(&other_key, owner, &identity));
+        assert!(!seen.is_held_by(&key, other_owner, &identity));
+        assert!(!seen.is_held_by(&key, owner, &OTHER));
+    }
+
+    #[test]
+    fn an_answer_is_told_in_durations() {
+        let payload = Bytes::from_static(b"answer");
+        let completed =
+            Completed::new(IDENTITY, payload.clone(), NOW.minus(SECOND), NOW.plus(HOUR));
+        let seen = completed.seen_at(NOW);
+        assert_eq!(seen.identity(), &IDENTITY);
+        assert_eq!(seen.payload(), &payload);
+        assert_eq!(seen.age(), SECOND);
+        assert_eq!(seen.remaining(), HOUR);
+    }
+
+    #[test]
     fn by_another_clock_all_times_are_as_far_away() {
         for here in [NOW, NOW.plus(HOUR), NOW.minus(HOUR)] {
             let by_clock = lease().seen_at(NOW).by_clock(here);

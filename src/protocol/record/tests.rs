@@ -190,6 +190,33 @@ fn a_record_is_compared_by_the_accepted_recipe_that_made_it() {
 }
 
 #[test]
+fn a_record_is_for_those_who_would_get_its_answer() {
+    const ACCEPTING: &[Identity] = &[IDENTITY];
+    let claim = request(SECOND, START);
+    let accepting = ClaimRequest {
+        accepted: ACCEPTING,
+        ..other_recipe(claim)
+    };
+    for (claim, is_its_own) in [
+        (claim, true),
+        (accepting, true),
+        (other_recipe(claim), false),
+        (other_caller(claim), false),
+        (other_request(claim), false),
+    ] {
+        assert_eq!(claim.is_for(&IDENTITY), is_its_own, "{:?}", claim.identity);
+    }
+}
+
+#[test]
+fn a_claim_at_another_time_is_otherwise_the_same() {
+    let moved = request(SECOND, START).at(lapsed_at());
+    assert_eq!(moved.now, lapsed_at());
+    assert_eq!(moved.lease, LEASE);
+    assert_eq!(moved.owner, SECOND);
+}
+
+#[test]
 fn a_holder_that_is_alive_in_this_process_keeps_its_lease_at_any_time() {
     let lease = held();
     let held = Some(Held::InProgress(&lease));
@@ -216,6 +243,12 @@ fn an_identity_survives_its_byte_form() {
         Identity::from_bytes(&[bytes.as_slice(), &[0]].concat()),
         None
     );
+}
+
+#[test]
+fn tokens_and_recipes_are_shown_as_they_are_stored() {
+    assert_eq!(FencingToken(1_790).to_string(), "1790");
+    assert_eq!(IDENTITY.recipe.to_string(), "7265636970652031");
 }
 
 #[test]
