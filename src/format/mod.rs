@@ -4,3 +4,4 @@ pub(crate) mod answer;
 pub(crate) mod digest;
 pub(crate) mod leb128;
 pub(crate) mod scratch;
+pub(crate) mod version;

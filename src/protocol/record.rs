@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::seen::Seen;
+use crate::format::version;
 use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::fingerprint::Fingerprint;
@@ -184,7 +185,10 @@ impl Identity {
     pub const LENGTH: usize = 56;
 
     /// The recipe of work that is not an HTTP request.
-    pub const WORK: RecipeId = RecipeId(*b"work   1");
+    pub const WORK: RecipeId = {
+        let version = b'0' + version::INPUTS;
+        RecipeId([b'w', b'o', b'r', b'k', b' ', b' ', b' ', version])
+    };
 
     /// Returns the identity of work that is not an HTTP request.
     pub const fn of_work(fingerprint: Fingerprint) -> Self {

@@ -23,9 +23,8 @@ use http::status::StatusCode;
 
 use super::{Answer, DamagedAnswer, StoredResponse, names, packed};
 use crate::format::answer::Summary;
-use crate::format::{leb128, scratch};
+use crate::format::{leb128, scratch, version};
 
-const VERSION: u8 = 1;
 const RESPONSE: u8 = 0;
 const RESPONSE_WITH_TRAILERS: u8 = 1;
 const NOT_STORED: u8 = 2;
@@ -42,13 +41,13 @@ pub(super) fn encode(answer: &Answer) -> Bytes {
         ),
         Answer::NotStored { status, summary } => scratch::with(|head| {
             let [low, high] = status.as_u16().to_le_bytes();
-            head.extend_from_slice(&[VERSION, NOT_STORED, low, high]);
+            head.extend_from_slice(&[version::FRAME, NOT_STORED, low, high]);
             let summary = summary.as_ref().map_or("", Summary::as_str);
             put_sized(head, summary.as_bytes());
             Bytes::copy_from_slice(head)
         }),
         Answer::Value(value) => scratch::with(|head| {
-            head.extend_from_slice(&[VERSION, VALUE]);
+            head.extend_from_slice(&[version::FRAME, VALUE]);
             join(head, [&value[..]].into_iter())
         }),
     }
@@ -69,7 +68,7 @@ pub(crate) fn encode_response<'a>(
     };
     let [low, high] = status.as_u16().to_le_bytes();
     scratch::with(|head| {
-        head.extend_from_slice(&[VERSION, kind, low, high]);
+        head.extend_from_slice(&[version::FRAME, kind, low, high]);
         put_fields(head, headers, is_kept);
         if let Some(trailers) = trailers {
             put_fields(head, trailers, is_kept);
@@ -129,7 +128,7 @@ fn put_length(head: &mut Vec<u8>, length: usize) {
 pub(super) fn decode(payload: &Bytes) -> Result<Answer, DamagedAnswer> {
     let mut reader = Reader { payload, at: 0 };
     let version = reader.byte()?;
-    if version != VERSION {
+    if version != version::FRAME {
         return Err(DamagedAnswer::UnknownVersion { version });
     }
     let answer = match reader.byte()? {
