@@ -21,3 +21,15 @@ pub(crate) const RECIPE: u8 = 1;
 pub(crate) const HOLDER: u8 = 1;
 /// The frame of a recorded answer, and the table of header names that it uses.
 pub(crate) const FRAME: u8 = 1;
+/// The byte form of a record.
+pub(crate) const RECORD: u8 = 2;
+/// The one before, which has no extras.
+pub(crate) const RECORD_BEFORE: u8 = 1;
+/// What a near tier keeps for the record of another store.
+pub(crate) const NEAR: u8 = 1;
+/// The item of a record in DynamoDB, with the head of its answer and its chunks.
+#[cfg(feature = "dynamodb")]
+pub(crate) const DYNAMODB_ITEM: u64 = 2;
+/// The one before, which has an attribute for each part of a claim.
+#[cfg(feature = "dynamodb")]
+pub(crate) const DYNAMODB_ITEM_BEFORE: u64 = 1;

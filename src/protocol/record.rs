@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::seen::Seen;
+pub use crate::format::extras::Extras;
 use crate::format::version;
 use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
@@ -251,6 +252,8 @@ pub struct Lease {
     /// The HTTP status that the attempt ended with, if it ended with one that leaves its outcome
     /// unknown.
     pub first_status: Option<u16>,
+    /// What else is known of the attempt.
+    pub extras: Extras,
 }
 
 impl Lease {
@@ -268,6 +271,7 @@ impl Lease {
             deadline: Timestamp::EPOCH,
             expires_at: Timestamp::EPOCH,
             first_status: None,
+            extras: Extras::NONE,
         }
     }
 
@@ -462,6 +466,7 @@ impl<'a> ClaimRequest<'a> {
             deadline: self.now.plus(self.lease),
             expires_at: self.now.plus(self.retention),
             first_status: None,
+            extras: Extras::NONE,
         }
     }
 
@@ -521,6 +526,8 @@ pub struct Completed {
     pub created_at: Timestamp,
     /// When the record may be forgotten.
     pub expires_at: Timestamp,
+    /// What else is known of the attempt that was answered.
+    pub extras: Extras,
 }
 
 impl Completed {
@@ -537,6 +544,7 @@ impl Completed {
             payload,
             created_at,
             expires_at,
+            extras: Extras::NONE,
         }
     }
 }
