@@ -21,6 +21,9 @@ pub(crate) const RECIPE: u8 = 1;
 pub(crate) const HOLDER: u8 = 1;
 /// The frame of a recorded answer, and the table of header names that it uses.
 pub(crate) const FRAME: u8 = 1;
+/// The one before, which only tests have made.
+#[cfg(test)]
+pub(crate) const FRAME_BEFORE: u8 = 0;
 /// The byte form of a record.
 pub(crate) const RECORD: u8 = 2;
 /// The one before, which has no extras.
