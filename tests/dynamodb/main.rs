@@ -13,6 +13,7 @@ mod env;
 mod faults;
 mod foreign;
 mod formats;
+mod golden;
 mod limits;
 #[path = "../contract/support/node.rs"]
 mod node;
