@@ -2,29 +2,38 @@
 
 use sha2::block_api::compress256;
 
-use crate::format::leb128;
+use crate::format::{leb128, version};
 
-/// What a digest is of. Its byte goes in last, so that digests of two domains never meet.
+/// What a digest is of, with the version of what is hashed for it: a byte that goes in last, so that
+/// digests of two domains, or of two versions, never meet.
 #[derive(Clone, Copy)]
+#[repr(u8)]
 pub(crate) enum Domain {
     #[cfg(test)]
-    Test = 0,
+    Test = last_byte(0, 1),
     /// A record's name, from the parts of an idempotency key.
-    RecordKey = 1,
+    RecordKey = last_byte(1, version::RECORD_KEY),
     /// An idempotency key, from fields of the body.
-    KeyFields = 2,
+    KeyFields = last_byte(2, version::KEY_FIELDS),
     /// A key for a call that the handler makes, from a record's name and a purpose.
-    DerivedKey = 3,
+    DerivedKey = last_byte(3, version::DERIVED_KEY),
     /// A request's fingerprint.
-    Request = 4,
+    Request = last_byte(4, version::REQUEST),
     /// The fingerprint of work that is no HTTP request, from its inputs.
-    Inputs = 5,
+    Inputs = last_byte(5, version::INPUTS),
     /// Who sent a request, from a record's name and credentials.
-    Caller = 6,
+    Caller = last_byte(6, version::CALLER),
     /// A recipe's id, from settings.
-    Recipe = 7,
+    Recipe = last_byte(7, version::RECIPE),
     /// What names an attempt to others, from its owner id.
-    Holder = 9,
+    Holder = last_byte(9, version::HOLDER),
+}
+
+/// The version in the upper half, which is never 0, and the domain in the lower one: one byte, since
+/// with a second one the key of most requests would not go into one block of SHA-256.
+const fn last_byte(domain: u8, version: u8) -> u8 {
+    assert!(domain < 0x10 && 0 < version && version < 0x10);
+    version << 4 | domain
 }
 
 /// The bytes of a block of SHA-256.
@@ -288,7 +297,7 @@ mod tests {
         let bytes = [
             b"\x02ab\x00\x01\x02c\x09\xc8\x01",
             &[b'd'; 200][..],
-            b"\x01",
+            b"\x11",
         ]
         .concat();
         assert_eq!(digest.finish(), <[u8; 32]>::from(Sha256::digest(bytes)));

@@ -2,5 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod digest;
+pub(crate) mod extras;
 pub(crate) mod leb128;
 pub(crate) mod scratch;
+pub(crate) mod version;

@@ -6,6 +6,7 @@ use std::num::NonZero;
 use std::time::Duration;
 
 use crate::format::answer::DamagedAnswer;
+use crate::format::version;
 
 /// A store could not do what it was asked.
 ///
@@ -127,17 +128,31 @@ impl Error for StoreError {
 
 impl From<DamagedAnswer> for StoreError {
     fn from(damage: DamagedAnswer) -> Self {
-        Self::new(
-            StoreErrorKind::Damaged,
-            "the recorded answer cannot be read",
-        )
-        .with_source(damage)
+        let kind = match damage {
+            DamagedAnswer::UnknownVersion { version } if version > version::FRAME => {
+                StoreErrorKind::Newer
+            }
+            _ => StoreErrorKind::Damaged,
+        };
+        Self::new(kind, "the recorded answer cannot be read").with_source(damage)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_of_a_later_version_is_not_damaged() {
+        let kind = |damage| StoreError::from(damage).kind();
+        for (version, expected) in [
+            (version::FRAME + 1, StoreErrorKind::Newer),
+            (version::FRAME - 1, StoreErrorKind::Damaged),
+        ] {
+            assert_eq!(kind(DamagedAnswer::UnknownVersion { version }), expected);
+        }
+        assert_eq!(kind(DamagedAnswer::Truncated), StoreErrorKind::Damaged);
+    }
 
     #[test]
     fn the_time_to_wait_is_kept_in_seconds_that_are_long_enough() {

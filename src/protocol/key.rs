@@ -107,7 +107,7 @@ pub(crate) fn find_in(
 ///
 /// What is hashed is method, target and key, each after its length; then, if there is a namespace
 /// or a scope, the namespace after its length, and a zero byte where there is no scope, or else
-/// the scope after its length plus one; and the byte 1, which says that it is a record key.
+/// the scope after its length plus one; and the byte `0x11`, version 1 of a record key.
 /// Lengths are in LEB128, and texts in UTF-8.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordKey([u8; 32]);
@@ -465,21 +465,21 @@ mod tests {
             key: "k",
             ..KeyParts::default()
         };
-        assert_eq!(parts.record_key(), of(b"\x04POST\x02/a\x01k\x01"));
+        assert_eq!(parts.record_key(), of(b"\x04POST\x02/a\x01k\x11"));
         let parts = KeyParts {
             namespace: "live",
             ..parts
         };
         assert_eq!(
             parts.record_key(),
-            of(b"\x04POST\x02/a\x01k\x04live\x00\x01")
+            of(b"\x04POST\x02/a\x01k\x04live\x00\x11")
         );
         let parts = KeyParts {
             namespace: "",
             scope: Some("t"),
             ..parts
         };
-        assert_eq!(parts.record_key(), of(b"\x04POST\x02/a\x01k\x00\x02t\x01"));
+        assert_eq!(parts.record_key(), of(b"\x04POST\x02/a\x01k\x00\x02t\x11"));
     }
 
     #[test]

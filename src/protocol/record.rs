@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::seen::Seen;
+pub use crate::format::extras::Extras;
+use crate::format::version;
 use crate::protocol::clock::Timestamp;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::key::{KeyParts, RecordKey};
@@ -148,7 +150,10 @@ impl Identity {
     pub const LENGTH: usize = 56;
 
     /// The recipe of work that is not an HTTP request.
-    pub const WORK: RecipeId = RecipeId(*b"work   1");
+    pub const WORK: RecipeId = {
+        let version = b'0' + version::INPUTS;
+        RecipeId([b'w', b'o', b'r', b'k', b' ', b' ', b' ', version])
+    };
 
     /// Returns the identity of work that is not an HTTP request.
     pub const fn of_work(fingerprint: Fingerprint) -> Self {
@@ -211,6 +216,8 @@ pub struct Lease {
     /// The HTTP status that the attempt ended with, if it ended with one that leaves its outcome
     /// unknown.
     pub first_status: Option<u16>,
+    /// What else is known of the attempt.
+    pub extras: Extras,
 }
 
 impl Lease {
@@ -228,6 +235,7 @@ impl Lease {
             deadline: Timestamp::EPOCH,
             expires_at: Timestamp::EPOCH,
             first_status: None,
+            extras: Extras::NONE,
         }
     }
 
@@ -422,6 +430,7 @@ impl<'a> ClaimRequest<'a> {
             deadline: self.now.plus(self.lease),
             expires_at: self.now.plus(self.retention),
             first_status: None,
+            extras: Extras::NONE,
         }
     }
 
@@ -481,6 +490,8 @@ pub struct Completed {
     pub created_at: Timestamp,
     /// When the record may be forgotten.
     pub expires_at: Timestamp,
+    /// What else is known of the attempt that was answered.
+    pub extras: Extras,
 }
 
 impl Completed {
@@ -497,6 +508,7 @@ impl Completed {
             payload,
             created_at,
             expires_at,
+            extras: Extras::NONE,
         }
     }
 }

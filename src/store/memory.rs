@@ -6,6 +6,7 @@ mod cached;
 #[cfg(not(feature = "moka"))]
 #[path = "memory/uncached.rs"]
 mod cached;
+mod compact;
 mod expiry_queue;
 mod in_progress;
 mod spread;
@@ -24,6 +25,7 @@ use self::answers::weight_of;
 use self::cached::Cached;
 #[cfg(feature = "moka")]
 use self::cached::cached;
+use self::compact::Compact;
 use self::sweeper::Sweeper;
 use self::table::{Shard, Table};
 use self::told::Told;
@@ -299,6 +301,7 @@ impl MemoryStore {
             Some(cache) => cache.get(key),
             None => table.kept.get(hash, key).cloned(),
         }
+        .map(Completed::from)
     }
 
     /// Runs `write` on the record if `holder` still owns it, with when its key was first claimed, and
@@ -329,7 +332,7 @@ impl MemoryStore {
 
     fn complete_now(&self, holder: &Holder, completion: &Completion, now: Timestamp) -> Fenced {
         let fenced = self.fenced(holder, now, |shard, table, hash, created_at| {
-            let completed = completion.record(holder.identity, created_at, now);
+            let completed = Compact::from(completion.record(holder.identity, created_at, now));
             let key = holder.key;
             let (added, removed) = match &self.inner.cache {
                 // In before the lease is out, so that no claim finds the key without either.
@@ -355,7 +358,7 @@ fn keep(
     table: &mut Table,
     hash: u64,
     key: RecordKey,
-    completed: Completed,
+    completed: Compact,
     now: Timestamp,
 ) -> (u64, u64) {
     let added = weight_of(&completed);
@@ -386,9 +389,12 @@ fn shard_of(number: u16, shards: usize) -> usize {
 }
 
 /// What a completed record gives, unless it does not count any more.
-fn answer(completed: &Completed, request: &ClaimRequest<'_>) -> Option<Claim> {
-    match decide(Some(completed.into()), request) {
-        Decision::Replay => Some(Claim::Completed(completed.clone().seen_at(request.now))),
+fn answer(kept: &Compact, request: &ClaimRequest<'_>) -> Option<Claim> {
+    match decide(Some(kept.into()), request) {
+        Decision::Replay => {
+            let completed = Completed::from(kept.clone());
+            Some(Claim::Completed(completed.seen_at(request.now)))
+        }
         Decision::CallerDiffers => Some(Claim::CallerDiffers),
         Decision::Reused => Some(Claim::Reused),
         Decision::SettingsChanged { recorded } => Some(Claim::SettingsChanged { recorded }),

@@ -288,7 +288,10 @@ impl Fenced {
     ) -> (Self, Change) {
         let (fenced, change) = Self::write(found, holder, now, |lease| {
             let completed = completion.record(holder.identity, lease.created_at, now);
-            Change::Write(Record::Completed(completed))
+            Change::Write(Record::Completed(Completed {
+                extras: lease.extras,
+                ..completed
+            }))
         });
         (fenced.or_repeated(completion), change)
     }
@@ -422,7 +425,7 @@ impl Release {
                 deadline: Timestamp::EPOCH,
                 expires_at: now.plus(retention),
                 first_status,
-                ..*lease
+                ..lease.clone()
             }),
         }
     }
@@ -452,3 +455,6 @@ impl fmt::Debug for Waiter {
         f.debug_struct("Waiter").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! A near tier over an authority.
 
+mod copy;
 mod near;
 
 use std::collections::HashMap;
@@ -10,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
 
+use self::copy::{unwrapped, wrapped};
 use self::near::NearTier;
 use super::{Claim, Completion, Fenced, Release, Store};
 use crate::protocol::clock::Timestamp;
@@ -410,30 +411,6 @@ fn end_asking(asking: &Asking, key: &RecordKey, answered: &Arc<Notify>) {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// What is kept near: the times of the far tier's record by this process's clock, and the answer.
-fn wrapped(completed: &Completed) -> Bytes {
-    let mut near = BytesMut::with_capacity(TIMES + completed.payload.len());
-    near.put_u64_le(completed.created_at.as_micros());
-    near.put_u64_le(completed.expires_at.as_micros());
-    near.put_slice(&completed.payload);
-    near.freeze()
-}
-
-/// `None` for something that was not kept by [`wrapped`].
-fn unwrapped(near: &Completed) -> Option<Completed> {
-    let (created_at, rest) = near.payload.split_first_chunk()?;
-    let (expires_at, _) = rest.split_first_chunk()?;
-    let time = |bytes: &[u8; 8]| Timestamp::from_micros(u64::from_le_bytes(*bytes));
-    Some(Completed {
-        identity: near.identity,
-        payload: near.payload.slice(TIMES..),
-        created_at: time(created_at),
-        expires_at: time(expires_at),
-    })
-}
-
-const TIMES: usize = 2 * size_of::<u64>();
 
 /// The output of a future that does not have to be waited for.
 pub(crate) fn at_once<F: Future>(future: F) -> Option<F::Output> {

@@ -350,6 +350,26 @@ async fn a_full_store_refuses_new_keys_and_keeps_the_old() {
 }
 
 #[tokio::test]
+async fn an_answer_of_a_later_version_is_left_to_nodes_that_know_it() {
+    for fail_open in [false, true] {
+        for_each_stack(|case| async move {
+            let store = FaultyStore::new();
+            let runs = Runs::default();
+            let layer = IdempotencyLayer::new(store.clone()).fail_open(fail_open);
+            let server = case.serve(&layer, runs.numbered()).await;
+            server.post("/a").key("k").send().await.ran("run 1");
+            let retry = || server.post("/a").key("k").send();
+            store.answer_with(Some(b"\xFFof a later version"));
+            retry().await.refused(503, "record-newer");
+            store.answer_with(None);
+            retry().await.replayed("run 1");
+            assert_eq!(runs.count(), 1);
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_record_is_no_reason_to_run_again() {
     for fail_open in [false, true] {
         for_each_stack(|case| async move {
@@ -363,9 +383,9 @@ async fn a_damaged_record_is_no_reason_to_run_again() {
             store.fail_claims(Fault::Unreadable);
             retry().await.refused(500, "store-broken");
             store.fail_claims(Fault::None);
-            store.damage(true);
+            store.answer_with(Some(b"\x01\xFFnot an answer"));
             retry().await.refused(500, "store-broken");
-            store.damage(false);
+            store.answer_with(None);
             retry().await.replayed("run 1");
             assert_eq!(runs.count(), 1);
         })

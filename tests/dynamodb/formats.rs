@@ -1,10 +1,11 @@
-//! Items of the format before, which are read, held, ended and taken over as those of today.
+//! Items of the format before, which are read, held, ended and taken over as those of today, and
+//! fields of a later version, which stay.
 
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use tower_idempotency::record::{Lease, Record};
+use tower_idempotency::record::{Extras, Lease, Record};
 use tower_idempotency::store::{Claim, Fenced, Release, Store};
 use tower_idempotency::{RecordKey, Timestamp};
 
@@ -298,5 +299,69 @@ async fn a_claim_of_a_wrong_length_is_a_fault_of_the_store() {
         let error = first.claims(&store).await.expect_err("it is damaged");
         assert_eq!(error.kind(), tower_idempotency::StoreErrorKind::Damaged);
         assert!(error.to_string().contains("`claim`"), "{error}");
+    }
+}
+
+/// The only item, with extras of a later version: a trace, a secret and a field that is not known
+/// here.
+async fn put_extras(dynamo: &Dynamo) -> Extras {
+    let later = Extras::from_bytes(&[9, 2, b'h', b'i']).expect("they are well formed");
+    let extras = later.with_trace([7; 16], [8; 8]).with_secret_id(3);
+    let mut item = dynamo.item().await;
+    item.insert("extras".to_owned(), binary(extras.as_bytes()));
+    item.insert("of_a_later_version".to_owned(), number(1));
+    dynamo.put(item).await;
+    extras
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_later_version_adds_stays_with_the_record_until_it_is_claimed_anew() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    let first = Claimer::new();
+    let key = first.key.record_key();
+    let held = first.acquires(&store).await;
+    let extras = put_extras(&dynamo).await;
+    let is_kept = async || {
+        let item = dynamo.item().await;
+        assert_eq!(item["extras"], binary(extras.as_bytes()));
+        assert_eq!(item["of_a_later_version"], number(1));
+        match seen(&dynamo, key).await {
+            Some(Record::InProgress(lease)) => lease.extras,
+            Some(Record::Completed(completed)) => completed.extras,
+            None => panic!("there is no record"),
+        }
+    };
+    assert_eq!(is_kept().await, extras);
+    let renewed = store.renew(&held.holder(), renewal(), START).await;
+    assert!(matches!(renewed, Ok(Fenced::Applied)));
+    assert_eq!(is_kept().await, extras);
+    let released = store.release(&held.holder(), orphan(), START).await;
+    assert!(matches!(released, Ok(Fenced::Applied)));
+    assert_eq!(is_kept().await, extras);
+    completes(&store, &held, "x").await;
+    assert_eq!(is_kept().await, extras);
+    assert_eq!(first.other().is_answered(&store).await, "x");
+
+    first.other().after(RETENTION).acquires(&store).await;
+    let item = dynamo.item().await;
+    assert!(!item.contains_key("extras"), "{item:?}");
+    assert!(!item.contains_key("of_a_later_version"), "{item:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn extras_that_are_damaged_are_a_fault_of_the_store() {
+    let dynamo = Dynamo::in_memory().await;
+    let store = dynamo.store().await;
+    let first = Claimer::new();
+    let held = first.acquires(&store).await;
+    completes(&store, &held, "x").await;
+    for damage in [binary([1]), binary([3, 0]), string("x")] {
+        let mut item = dynamo.item().await;
+        item.insert("extras".to_owned(), damage);
+        dynamo.put(item).await;
+        let error = first.claims(&store).await.expect_err("it is damaged");
+        assert_eq!(error.kind(), tower_idempotency::StoreErrorKind::Damaged);
+        assert!(error.to_string().contains("`extras`"), "{error}");
     }
 }

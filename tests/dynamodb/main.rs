@@ -14,6 +14,7 @@ mod env;
 mod faults;
 mod foreign;
 mod formats;
+mod golden;
 mod late;
 mod limits;
 #[path = "../contract/support/node.rs"]

@@ -9,7 +9,7 @@
 //!          | body                             (kind 3)
 //! status   = two bytes, little endian
 //! fields   = count *(name length value)
-//! name     = a tag of names.rs | 0 length bytes
+//! name     = a tag of names.rs, by its list for this version | 0 length bytes
 //! body, summary = length bytes
 //! count, length = LEB128
 //! ```
@@ -23,9 +23,8 @@ use http::status::StatusCode;
 
 use super::{Answer, DamagedAnswer, StoredResponse, names, packed};
 use crate::format::answer::Summary;
-use crate::format::{leb128, scratch};
+use crate::format::{leb128, scratch, version};
 
-const VERSION: u8 = 1;
 const RESPONSE: u8 = 0;
 const RESPONSE_WITH_TRAILERS: u8 = 1;
 const NOT_STORED: u8 = 2;
@@ -42,13 +41,13 @@ pub(super) fn encode(answer: &Answer) -> Bytes {
         ),
         Answer::NotStored { status, summary } => scratch::with(|head| {
             let [low, high] = status.as_u16().to_le_bytes();
-            head.extend_from_slice(&[VERSION, NOT_STORED, low, high]);
+            head.extend_from_slice(&[version::FRAME, NOT_STORED, low, high]);
             let summary = summary.as_ref().map_or("", Summary::as_str);
             put_sized(head, summary.as_bytes());
             Bytes::copy_from_slice(head)
         }),
         Answer::Value(value) => scratch::with(|head| {
-            head.extend_from_slice(&[VERSION, VALUE]);
+            head.extend_from_slice(&[version::FRAME, VALUE]);
             join(head, [&value[..]].into_iter())
         }),
     }
@@ -69,7 +68,7 @@ pub(crate) fn encode_response<'a>(
     };
     let [low, high] = status.as_u16().to_le_bytes();
     scratch::with(|head| {
-        head.extend_from_slice(&[VERSION, kind, low, high]);
+        head.extend_from_slice(&[version::FRAME, kind, low, high]);
         put_fields(head, headers, is_kept);
         if let Some(trailers) = trailers {
             put_fields(head, trailers, is_kept);
@@ -129,16 +128,16 @@ fn put_length(head: &mut Vec<u8>, length: usize) {
 pub(super) fn decode(payload: &Bytes) -> Result<Answer, DamagedAnswer> {
     let mut reader = Reader { payload, at: 0 };
     let version = reader.byte()?;
-    if version != VERSION {
+    if !names::are_known(version) {
         return Err(DamagedAnswer::UnknownVersion { version });
     }
     let answer = match reader.byte()? {
         kind @ (RESPONSE | RESPONSE_WITH_TRAILERS) => {
             let status = reader.status()?;
-            let headers = reader.fields()?;
+            let headers = reader.fields(version)?;
             let trailers = match kind {
                 RESPONSE => None,
-                _ => Some(reader.fields()?),
+                _ => Some(reader.fields(version)?),
             };
             Answer::Response(StoredResponse {
                 status,
@@ -226,7 +225,7 @@ impl<'a> Reader<'a> {
         StatusCode::from_u16(code).map_err(|_| DamagedAnswer::Invalid { part: "status" })
     }
 
-    fn fields(&mut self) -> Result<HeaderMap, DamagedAnswer> {
+    fn fields(&mut self, version: u8) -> Result<HeaderMap, DamagedAnswer> {
         let count = self.length()?;
         // A field takes two bytes at least; a count that is a lie must not cost memory.
         if count > (self.payload.len() - self.at) / 2 {
@@ -240,7 +239,7 @@ impl<'a> Reader<'a> {
         // marked as one.
         let mut fields = HeaderMap::with_capacity(count.min(MADE_FOR) + 1);
         for _ in 0..count {
-            let name = self.name()?;
+            let name = self.name(version)?;
             let value = HeaderValue::from_maybe_shared(self.sized()?).map_err(|_| {
                 DamagedAnswer::Invalid {
                     part: "header value",
@@ -252,7 +251,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn name(&mut self) -> Result<HeaderName, DamagedAnswer> {
+    fn name(&mut self, version: u8) -> Result<HeaderName, DamagedAnswer> {
         const INVALID: DamagedAnswer = DamagedAnswer::Invalid {
             part: "header name",
         };
@@ -262,7 +261,7 @@ impl<'a> Reader<'a> {
                 let range = self.take(length)?;
                 HeaderName::from_bytes(&self.payload[range]).map_err(|_| INVALID)
             }
-            tag => names::name(tag).ok_or(INVALID),
+            tag => names::name(version, tag).ok_or(INVALID),
         }
     }
 }
@@ -334,6 +333,34 @@ mod tests {
         assert_eq!(tombstone("hi").encode(), &b"\x01\x02\xc8\x00\x02hi"[..]);
         let value = Answer::Value(Bytes::from_static(b"17"));
         assert_eq!(value.encode(), &b"\x01\x03\x0217"[..]);
+    }
+
+    #[test]
+    fn the_version_before_is_read_by_its_own_names() {
+        let mut response = StoredResponse::new(StatusCode::CREATED, "hi");
+        response
+            .headers
+            .append(header::LOCATION, HeaderValue::from_static("/1"));
+        response
+            .headers
+            .append("x-y", HeaderValue::from_static("z"));
+        let before = Bytes::from_static(b"\x00\x00\xc9\x00\x02\x01\x02/1\x00\x03x-y\x01z\x02hi");
+        let read = Answer::decode(&before);
+        assert_eq!(read, Ok(Answer::Response(response)));
+        let written = read.map(|answer| answer.encode());
+        assert_eq!(
+            written,
+            Ok(Bytes::from_static(
+                b"\x01\x00\xc9\x00\x02\x21\x02/1\x00\x03x-y\x01z\x02hi"
+            ))
+        );
+        // A tag that is none in that version.
+        assert_eq!(
+            Answer::decode(&Bytes::from_static(b"\x00\x00\xc9\x00\x01\x21\x00\x00")),
+            Err(DamagedAnswer::Invalid {
+                part: "header name"
+            })
+        );
     }
 
     #[test]

@@ -7,10 +7,8 @@ use http::header::HeaderName;
 use super::caller::{CallerSource, Calling};
 use super::fingerprinting::{FingerprintSource, Fingerprinting, QuerySource};
 use crate::format::digest::{Digest, Domain};
+use crate::format::version;
 use crate::protocol::record::RecipeId;
-
-/// The version of what goes into the two digests, beside the settings.
-const LAYOUT: u8 = 1;
 
 /// How many earlier recipes a layer accepts.
 pub(crate) const MOST_ACCEPTED: usize = 2;
@@ -130,7 +128,8 @@ impl Recipe {
 
     fn with_id(mut self) -> Self {
         let mut digest = Digest::new(Domain::Recipe);
-        digest.tag(LAYOUT);
+        digest.tag(version::REQUEST);
+        digest.tag(version::CALLER);
         self.fingerprinting.describe(&mut digest);
         self.calling.describe(&mut digest);
         let mut id = [0; 8];
@@ -239,6 +238,6 @@ mod tests {
             .session_cookies(["sid"])
             .any_host();
         let ids = [Recipe::new(), settings].map(|recipe| recipe.id().to_string());
-        assert_eq!(ids, ["56507896f58bee01", "d229795c0c7af262"]);
+        assert_eq!(ids, ["d982d2c7a8e29917", "83b75b4729bff296"]);
     }
 }

@@ -1,17 +1,25 @@
 //! The byte form of records, for stores that keep each as one value.
 //!
-//! The version, what kind of record it is, and its fields in a fixed order, numbers with the lowest
-//! byte first. What a lease has not is written as zero. The payload is the rest.
+//! ```text
+//! record    = version kind content
+//! kind      = 0 in progress | 1 completed
+//! content   = key identity owner token attempt created_at started_at deadline expires_at
+//!             first_status extras                      (kind 0)
+//!           | identity created_at expires_at extras payload     (kind 1)
+//! extras    = length bytes                             (not in version 1)
+//! ```
+//!
+//! Numbers are little endian: `attempt` has 4 bytes, `first_status` and the length of the extras 2,
+//! all others 8. A lease without a `first_status` has 0 there. The payload is the rest.
 
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 
-use super::{Completed, FencingToken, Holder, Identity, Lease, Owner, Record};
+use super::{Completed, Extras, FencingToken, Holder, Identity, Lease, Owner, Record};
+use crate::format::version::{RECORD as VERSION, RECORD_BEFORE as VERSION_BEFORE};
 use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::RecordKey;
 
-/// What [`Record::to_bytes`] writes.
-const VERSION: u8 = 1;
 const IN_PROGRESS: u8 = 0;
 const COMPLETED: u8 = 1;
 
@@ -33,8 +41,9 @@ impl Record {
     /// [`Damaged`](StoreErrorKind::Damaged) for what no version has.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StoreError> {
         let mut bytes = bytes.into();
-        match bytes.try_get_u8().map_err(too_short)? {
-            VERSION => {}
+        let version = bytes.try_get_u8().map_err(too_short)?;
+        match version {
+            VERSION_BEFORE | VERSION => {}
             0 => return Err(damaged("version 0 was never written")),
             newer => {
                 let message = format!(
@@ -44,8 +53,8 @@ impl Record {
             }
         }
         match bytes.try_get_u8().map_err(too_short)? {
-            IN_PROGRESS => read_lease(&mut bytes).map(Self::InProgress),
-            COMPLETED => read_completed(bytes).map(Self::Completed),
+            IN_PROGRESS => read_lease(bytes, version).map(Self::InProgress),
+            COMPLETED => read_completed(bytes, version).map(Self::Completed),
             _ => Err(damaged("it is of no known kind")),
         }
     }
@@ -70,6 +79,7 @@ impl Lease {
         }
         // No status is 0.
         bytes.put_u16_le(self.first_status.unwrap_or(0));
+        self.extras.write(&mut bytes);
         bytes
     }
 
@@ -89,12 +99,14 @@ impl Lease {
 impl Completed {
     /// Returns the byte form of its record; see [`Record::to_bytes`].
     pub fn to_bytes(&self) -> Vec<u8> {
-        const BESIDE_PAYLOAD: usize = 2 + Identity::LENGTH + 2 * size_of::<u64>();
-        let mut bytes = Vec::with_capacity(BESIDE_PAYLOAD + self.payload.len());
+        const FIXED: usize = 2 + Identity::LENGTH + 2 * size_of::<u64>() + size_of::<u16>();
+        let extras = self.extras.as_bytes().len();
+        let mut bytes = Vec::with_capacity(FIXED + extras + self.payload.len());
         bytes.put_slice(&[VERSION, COMPLETED]);
         bytes.put_slice(&self.identity.to_bytes());
         bytes.put_u64_le(self.created_at.as_micros());
         bytes.put_u64_le(self.expires_at.as_micros());
+        self.extras.write(&mut bytes);
         bytes.put_slice(&self.payload);
         bytes
     }
@@ -112,7 +124,8 @@ impl Completed {
     }
 }
 
-fn read_lease(bytes: &mut Bytes) -> Result<Lease, StoreError> {
+fn read_lease(mut record: Bytes, version: u8) -> Result<Lease, StoreError> {
+    let bytes = &mut record;
     let key = RecordKey::from_bytes(read(bytes)?);
     let identity = read_identity(bytes)?;
     let owner = Owner::from_bytes(read(bytes)?);
@@ -125,6 +138,7 @@ fn read_lease(bytes: &mut Bytes) -> Result<Lease, StoreError> {
         expires_at: read_time(bytes)?,
         first_status: Some(bytes.try_get_u16_le().map_err(too_short)?)
             .filter(|status| *status != 0),
+        extras: read_extras(bytes, version)?,
         ..Lease::new(&Holder::new(key, owner, identity), token)
     };
     match bytes.is_empty() {
@@ -133,13 +147,21 @@ fn read_lease(bytes: &mut Bytes) -> Result<Lease, StoreError> {
     }
 }
 
-fn read_completed(mut bytes: Bytes) -> Result<Completed, StoreError> {
+fn read_completed(mut bytes: Bytes, version: u8) -> Result<Completed, StoreError> {
     Ok(Completed {
         identity: read_identity(&mut bytes)?,
         created_at: read_time(&mut bytes)?,
         expires_at: read_time(&mut bytes)?,
+        extras: read_extras(&mut bytes, version)?,
         payload: bytes,
     })
+}
+
+fn read_extras(bytes: &mut Bytes, version: u8) -> Result<Extras, StoreError> {
+    if version == VERSION_BEFORE {
+        return Ok(Extras::NONE);
+    }
+    Extras::read(bytes).ok_or_else(|| damaged("it has no extras that can be read"))
 }
 
 fn read_identity(bytes: &mut Bytes) -> Result<Identity, StoreError> {
@@ -194,6 +216,7 @@ mod tests {
             deadline: Timestamp::from_micros(6),
             expires_at: Timestamp::from_micros(u64::MAX),
             first_status,
+            extras: Extras::NONE,
         }
     }
 
@@ -242,9 +265,43 @@ mod tests {
         }
     }
 
-    /// What stores have kept must be read for ever.
+    /// The extras of a record: those that are known here, and one that is not.
+    fn extras() -> Extras {
+        let later = Extras::from_bytes(&[9, 2, b'h', b'i']).expect("they are well formed");
+        later.with_trace([7; 16], [8; 8]).with_secret_id(3)
+    }
+
     #[test]
-    fn the_first_version_stays_as_it_is() {
+    fn extras_come_back_also_those_of_a_later_version() {
+        let mut lease = lease(Some(504));
+        lease.extras = extras();
+        let mut completed = completed(b"answer");
+        completed.extras = extras();
+        for record in [Record::InProgress(lease), Record::Completed(completed)] {
+            assert_eq!(Record::from_bytes(record.to_bytes()).ok(), Some(record));
+        }
+    }
+
+    #[test]
+    fn extras_that_are_damaged_are_no_extras() {
+        let mut lease = lease(None).to_bytes();
+        let length = lease.len();
+        let mut completed = completed(b"answer").to_bytes();
+        let at = completed.len() - b"answer".len();
+        for damage in [&[9, 5][..], &[0, 0], &[9, 0, 9, 0]] {
+            let sized = [&[damage.len() as u8, 0], damage].concat();
+            lease.splice(length - 2.., sized.iter().copied());
+            completed.splice(at - 2..at, sized);
+            for record in [lease.clone(), completed.clone()] {
+                let read = Record::from_bytes(record);
+                assert_eq!(kind(read), Some(StoreErrorKind::Damaged), "{damage:?}");
+            }
+        }
+    }
+
+    /// A store keeps what the version before has written for as long as its retention is.
+    #[test]
+    fn the_version_before_is_read() {
         let identity = [&[5; 16][..], &[9; 32], b"recipe 1"].concat();
         let number = |number: u64| number.to_le_bytes();
         let mut bytes = [&[1, 0], &[7; 32][..], &identity, &[1; 16]].concat();
@@ -264,10 +321,10 @@ mod tests {
     #[test]
     fn a_later_version_is_told_from_damage() {
         let mut bytes = completed(b"answer").to_bytes();
-        bytes[0] = 2;
+        bytes[0] = VERSION + 1;
         let error = Record::from_bytes(bytes.clone()).expect_err("it is not known here");
         assert_eq!(error.kind(), StoreErrorKind::Newer);
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
         bytes[0] = 0;
         assert_eq!(
             kind(Record::from_bytes(bytes)),
@@ -293,12 +350,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_record_or_an_error(mut bytes in vec(any::<u8>(), 0..300), known in any::<bool>()) {
-            if known {
-                bytes.splice(..bytes.len().min(2), [VERSION, u8::from(bytes.len() > 150)]);
+        fn any_bytes_are_a_record_or_an_error(
+            mut bytes in vec(any::<u8>(), 0..300),
+            version in 0..VERSION + 2,
+            extras in 0_u8..4,
+        ) {
+            // Else few of them would be records.
+            let is_completed = bytes.len() > 160;
+            bytes.splice(..bytes.len().min(2), [version, is_completed.into()]);
+            let at = if is_completed { 74 } else { 152 };
+            if let Some(length) = bytes.get_mut(at..at + 2) {
+                length.copy_from_slice(&[extras, 0]);
             }
-            if let Ok(record) = Record::from_bytes(bytes.clone()) {
-                prop_assert_eq!(record.to_bytes(), bytes);
+            match Record::from_bytes(bytes.clone()) {
+                Ok(record) if version == VERSION => prop_assert_eq!(record.to_bytes(), bytes),
+                Ok(record) => prop_assert_eq!(Record::from_bytes(record.to_bytes()).ok(), Some(record)),
+                Err(_) => {}
             }
         }
     }

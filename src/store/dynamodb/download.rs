@@ -61,6 +61,7 @@ impl DynamoDbStore {
             identity,
             created_at,
             expires_at,
+            extras,
             head,
             body,
         } = answered;
@@ -78,6 +79,7 @@ impl DynamoDbStore {
             payload: head.decode(body)?,
             created_at,
             expires_at,
+            extras,
         })
     }
 

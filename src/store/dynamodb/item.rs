@@ -8,18 +8,16 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::payload::{HEAD_LENGTH, Head};
 use super::table::{Attribute, Item, Table};
+// An item keeps its format until it is claimed anew.
+pub(super) use crate::format::version::DYNAMODB_ITEM as FORMAT;
+use crate::format::version::DYNAMODB_ITEM_BEFORE as FORMAT_BEFORE;
 use crate::protocol::clock::Timestamp;
 use crate::protocol::error::{StoreError, StoreErrorKind};
 use crate::protocol::key::{KeyParts, RecordKey};
-use crate::protocol::record::{FencingToken, Held, Identity, Lease, Owner};
+use crate::protocol::record::{Extras, FencingToken, Held, Identity, Lease, Owner};
 
 pub(super) const IN_PROGRESS: &str = "INPROGRESS";
 pub(super) const COMPLETED: &str = "COMPLETED";
-/// The version of what is written here, the head of the answer included.
-pub(super) const FORMAT: u64 = 2;
-/// The version before, which has attributes of their own for what is in [`Attribute::Claim`] now.
-/// An item keeps its format until it is claimed anew.
-const FORMAT_BEFORE: u64 = 1;
 /// How many attributes the item of a lease has, with a sort key.
 const ATTRIBUTES: usize = 12;
 /// The length of [`Attribute::Claim`].
@@ -43,6 +41,7 @@ pub(super) struct Answered {
     pub(super) identity: Identity,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
+    pub(super) extras: Extras,
     pub(super) head: Head,
     pub(super) body: Body,
 }
@@ -130,6 +129,10 @@ impl Table {
         item.extend(
             attributes.map(|(attribute, value)| (self.attribute(attribute).to_owned(), value)),
         );
+        if !lease.extras.is_empty() {
+            let name = self.attribute(Attribute::Extras).to_owned();
+            item.insert(name, binary(lease.extras.as_bytes()));
+        }
         item
     }
 
@@ -143,6 +146,7 @@ impl Table {
                     Attribute::Deadline
                         | Attribute::InProgressExpiration
                         | Attribute::Chunks
+                        | Attribute::Extras
                         | Attribute::FirstStatus
                         | Attribute::Attempt
                         | Attribute::CreatedAt
@@ -231,6 +235,7 @@ impl Reader<'_> {
             deadline: self.time(Attribute::Deadline)?,
             expires_at: self.time(Attribute::ExpiresAt)?,
             first_status: self.first_status()?,
+            extras: self.extras()?,
         })
     }
 
@@ -241,6 +246,15 @@ impl Reader<'_> {
         }
         let status = u16::try_from(self.number(attribute)?);
         status.map(Some).map_err(|_| self.no(attribute, "number"))
+    }
+
+    fn extras(&self) -> Result<Extras, String> {
+        let attribute = Attribute::Extras;
+        if !self.item.contains_key(self.table.attribute(attribute)) {
+            return Ok(Extras::NONE);
+        }
+        let extras = Extras::from_bytes(self.bytes(attribute)?);
+        extras.ok_or_else(|| self.no(attribute, "list of fields"))
     }
 
     fn answered(&self) -> Result<Answered, String> {
@@ -263,6 +277,7 @@ impl Reader<'_> {
             identity: self.identity()?,
             created_at: self.claimed()?.created_at,
             expires_at: self.time(Attribute::ExpiresAt)?,
+            extras: self.extras()?,
             head,
             body,
         })
@@ -421,4 +436,28 @@ fn cut(text: &str) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::fingerprint::Fingerprint;
+    use crate::protocol::record::Holder;
+
+    #[test]
+    fn a_lease_has_its_extras_in_its_item() {
+        let key = RecordKey::from_bytes([7; 32]);
+        let identity = Identity::of_work(Fingerprint::from_bytes([9; 32]));
+        let holder = Holder::new(key, Owner::from_bytes([1; 16]), identity);
+        let mut lease = Lease::new(&holder, FencingToken::from_u64(1));
+        let table = Table::new("t".to_owned());
+        let item = table.item_of(&lease, &KeyParts::default());
+        assert!(!item.contains_key("extras"), "{item:?}");
+        lease.extras = Extras::NONE.with_trace([7; 16], [8; 8]).with_secret_id(3);
+        let item = table.item_of(&lease, &KeyParts::default());
+        match table.found(&key, &item) {
+            Ok(Found::InProgress(found)) => assert_eq!(found, lease),
+            other => panic!("not the lease but {other:?}"),
+        }
+    }
 }

@@ -48,6 +48,10 @@ pub enum Attribute {
     Deadline,
     /// `expires_at` (N): when the record is forgotten, in microseconds since the Unix epoch.
     ExpiresAt,
+    /// `extras` (B): what else is known of the attempt, such as its trace, as
+    /// [`Extras::as_bytes`](crate::protocol::record::Extras::as_bytes) has it. Only where there is
+    /// anything.
+    Extras,
     /// `first_status` (N): the HTTP status that left the outcome of an orphan unknown.
     FirstStatus,
     /// `format` (N): the version of the item's form. 2; items of format 1 are read as well.
@@ -64,7 +68,7 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Id,
         Self::Expiration,
         Self::InProgressExpiration,
@@ -77,6 +81,7 @@ impl Attribute {
         Self::CreatedAt,
         Self::Deadline,
         Self::ExpiresAt,
+        Self::Extras,
         Self::FirstStatus,
         Self::Format,
         Self::KeyParts,
@@ -105,6 +110,7 @@ impl Attribute {
             Self::CreatedAt => "#created_at",
             Self::Deadline => "#deadline",
             Self::ExpiresAt => "#expires_at",
+            Self::Extras => "#extras",
             Self::FirstStatus => "#first_status",
             Self::Format => "#format",
             Self::KeyParts => "#key_parts",

@@ -2,12 +2,12 @@
 
 use foldhash::fast::RandomState;
 
+use super::compact::Compact;
 use super::expiry_queue::Expiring;
 use super::spread::{Keyed, Spread};
 use super::{MemoryStore, NEVER};
 use crate::protocol::clock::Timestamp;
 use crate::protocol::key::RecordKey;
-use crate::protocol::record::Completed;
 
 /// Answers that are kept until they expire.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Kept {
 #[derive(Debug)]
 struct Answer {
     key: RecordKey,
-    completed: Completed,
+    completed: Compact,
 }
 
 impl Keyed for Answer {
@@ -37,7 +37,7 @@ impl Kept {
         }
     }
 
-    pub(super) fn get(&self, hash: u64, key: &RecordKey) -> Option<&Completed> {
+    pub(super) fn get(&self, hash: u64, key: &RecordKey) -> Option<&Compact> {
         Some(&self.answers.find(hash, key)?.completed)
     }
 
@@ -46,14 +46,14 @@ impl Kept {
         &mut self,
         hash: u64,
         key: RecordKey,
-        completed: Completed,
-    ) -> Option<Completed> {
+        completed: Compact,
+    ) -> Option<Compact> {
         self.expiring.push(completed.expires_at, key.prefix());
         let before = self.answers.insert(hash, Answer { key, completed })?;
         Some(before.completed)
     }
 
-    pub(super) fn remove(&mut self, hash: u64, key: &RecordKey) -> Option<Completed> {
+    pub(super) fn remove(&mut self, hash: u64, key: &RecordKey) -> Option<Compact> {
         Some(self.answers.remove(hash, key)?.completed)
     }
 
@@ -94,7 +94,7 @@ impl Kept {
     }
 }
 
-pub(super) fn weight_of(completed: &Completed) -> u64 {
+pub(super) fn weight_of(completed: &Compact) -> u64 {
     completed.payload.len() as u64 + MemoryStore::OVERHEAD
 }
 
@@ -117,8 +117,8 @@ mod tests {
         RecordKey::from_bytes(bytes)
     }
 
-    fn answer(lifetime: Duration) -> Completed {
-        Completed {
+    fn answer(lifetime: Duration) -> Compact {
+        Compact {
             identity: Identity::of_work(Fingerprint::from_bytes([9; 32])),
             payload: Bytes::from_static(b"payload"),
             created_at: START,

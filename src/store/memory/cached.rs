@@ -10,14 +10,14 @@ use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use super::compact::Compact;
 use crate::protocol::key::RecordKey;
-use crate::protocol::record::Completed;
 
 /// What moka and the allocator take for an answer beside its payload, in bytes.
 const OVERHEAD: usize = 480;
 
 /// Up to so many bytes of answers; those go first that were asked for longest ago.
-pub(super) type Cached = Cache<RecordKey, Completed, RandomState>;
+pub(super) type Cached = Cache<RecordKey, Compact, RandomState>;
 
 pub(super) fn cached(capacity: u64) -> Cached {
     Cache::builder()
@@ -28,7 +28,7 @@ pub(super) fn cached(capacity: u64) -> Cached {
         .build_with_hasher(RandomState::default())
 }
 
-fn weight_of(completed: &Completed) -> u32 {
+fn weight_of(completed: &Compact) -> u32 {
     let weight = completed.payload.len().saturating_add(OVERHEAD);
     u32::try_from(weight).unwrap_or(u32::MAX)
 }
@@ -38,16 +38,16 @@ fn weight_of(completed: &Completed) -> u32 {
 struct AtExpiry;
 
 impl AtExpiry {
-    fn lifetime(completed: &Completed) -> Option<Duration> {
+    fn lifetime(completed: &Compact) -> Option<Duration> {
         Some(completed.expires_at.since(completed.created_at))
     }
 }
 
-impl Expiry<RecordKey, Completed> for AtExpiry {
+impl Expiry<RecordKey, Compact> for AtExpiry {
     fn expire_after_create(
         &self,
         _: &RecordKey,
-        completed: &Completed,
+        completed: &Compact,
         _: std::time::Instant,
     ) -> Option<Duration> {
         Self::lifetime(completed)
@@ -56,7 +56,7 @@ impl Expiry<RecordKey, Completed> for AtExpiry {
     fn expire_after_update(
         &self,
         _: &RecordKey,
-        completed: &Completed,
+        completed: &Compact,
         _: std::time::Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {

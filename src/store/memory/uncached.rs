@@ -1,22 +1,22 @@
 //! In the place of the cache, where no store has one: without the feature `moka`.
 
+use super::compact::Compact;
 use crate::protocol::key::RecordKey;
-use crate::protocol::record::Completed;
 
 /// There is none.
 #[derive(Debug)]
 pub(super) enum Cached {}
 
 impl Cached {
-    pub(super) fn get(&self, _: &RecordKey) -> Option<Completed> {
+    pub(super) fn get(&self, _: &RecordKey) -> Option<Compact> {
         match *self {}
     }
 
-    pub(super) fn insert(&self, _: RecordKey, _: Completed) {
+    pub(super) fn insert(&self, _: RecordKey, _: Compact) {
         match *self {}
     }
 
-    pub(super) fn remove(&self, _: &RecordKey) -> Option<Completed> {
+    pub(super) fn remove(&self, _: &RecordKey) -> Option<Compact> {
         match *self {}
     }
 

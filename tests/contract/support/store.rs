@@ -39,7 +39,7 @@ struct Faults {
     claims: Mutex<Fault>,
     ends: Mutex<Fault>,
     renewals: Mutex<Fault>,
-    damaged: AtomicBool,
+    instead: Mutex<Option<&'static [u8]>>,
     remote: AtomicBool,
     claim_gate: Mutex<Option<Gate>>,
     claim_count: AtomicUsize,
@@ -65,9 +65,9 @@ impl FaultyStore {
         *self.faults.renewals.lock().expect("not poisoned") = fault;
     }
 
-    /// Whether the answers that it gives back cannot be read.
-    pub(crate) fn damage(&self, damaged: bool) {
-        self.faults.damaged.store(damaged, Ordering::SeqCst);
+    /// Gives these bytes back in the place of each answer.
+    pub(crate) fn answer_with(&self, instead: Option<&'static [u8]>) {
+        *self.faults.instead.lock().expect("not poisoned") = instead;
     }
 
     /// Tells nobody when a run ends, as if all runs were in other processes.
@@ -110,9 +110,11 @@ impl FaultyStore {
                 });
                 Claim::in_progress(lease, waiter)
             }
-            Claim::Completed(completed) if self.faults.damaged.load(Ordering::SeqCst) => {
+            Claim::Completed(completed) => {
                 let mut completed = completed.by_clock(now);
-                completed.payload = Bytes::from_static(b"\xFFnot an answer");
+                if let Some(instead) = *self.faults.instead.lock().expect("not poisoned") {
+                    completed.payload = Bytes::from_static(instead);
+                }
                 Claim::Completed(completed.seen_at(now))
             }
             claim => claim,
