@@ -185,6 +185,238 @@ proptest! {
     }
 }
 
+const RETAKE: Terms = Terms {
+    orphans: Orphans::Retake,
+    answer_unrecorded: false,
+    lease: LEASE,
+    clock_skew: SKEW,
+};
+const HOLD: Terms = Terms {
+    orphans: Orphans::Hold,
+    ..RETAKE
+};
+const RECONCILE: Terms = Terms {
+    orphans: Orphans::Reconcile,
+    ..RETAKE
+};
+const COMPLETE: Write = Write::Complete { is_stored: true };
+
+/// A lease that is alive, of a client that waits.
+const ALIVE: HeldUntil = HeldUntil {
+    deadline: Timestamp::from_micros(2),
+    now: Timestamp::from_micros(1),
+    is_left: false,
+};
+/// One that lapses at this very moment.
+const LAPSED: HeldUntil = HeldUntil {
+    deadline: Timestamp::from_micros(1),
+    ..ALIVE
+};
+const LEFT: HeldUntil = HeldUntil {
+    is_left: true,
+    ..ALIVE
+};
+
+/// What a state does with an event: what is given, what is done, and the state after it.
+fn after(terms: &Terms, state: State, event: Event) -> (Option<Give>, Action, State) {
+    let mut state = state;
+    let step = state.on(event, terms);
+    (step.give, step.then, state)
+}
+
+fn undoing(write: Write, give: Give) -> (Option<Give>, Action, State) {
+    let state = State::Undoing { write, give };
+    (None, Action::Write(write), state)
+}
+
+fn ending(write: Write, is_answer: bool) -> (Option<Give>, Action, State) {
+    let state = State::Ending { write, is_answer };
+    (None, Action::Write(write), state)
+}
+
+const RUN: (Option<Give>, Action, State) = (None, Action::Run, State::Running);
+
+fn refused(refusal: Refusal) -> Give {
+    Give::Refusal(refusal)
+}
+
+fn failed() -> Event {
+    Event::Written(Written::Failed(Fault {
+        is_too_large: false,
+        passes: true,
+        tried_for: Duration::ZERO,
+        retention: RETENTION,
+    }))
+}
+
+#[test]
+fn before_the_work_the_lease_has_to_be_alive_and_somebody_has_to_wait() {
+    let earlier = State::LookingEarlier { number: 1 };
+    let looked = |terms, found, held| after(terms, earlier, Event::Earlier { found, held });
+    let asking = State::AskingFirst { number: 2 };
+    let renewing = |number| (None, Action::Renew, State::Renewing { number });
+    let not_executed = |held| {
+        let said = Said::NotExecuted;
+        after(&RECONCILE, asking, Event::Asked { said, held })
+    };
+
+    assert_eq!(looked(&RETAKE, Earlier::Nothing, ALIVE), RUN);
+    assert_eq!(looked(&RETAKE, Earlier::Orphan, ALIVE), RUN);
+    assert_eq!(looked(&HOLD, Earlier::Orphan, ALIVE), RUN);
+    let asks = (None, Action::Ask, State::AskingFirst { number: 1 });
+    assert_eq!(looked(&RECONCILE, Earlier::Orphan, ALIVE), asks);
+    assert_eq!(looked(&RETAKE, Earlier::Nothing, LAPSED), renewing(1));
+    let left = undoing(Write::Free, refused(Refusal::Left));
+    assert_eq!(looked(&RETAKE, Earlier::Nothing, LEFT), left);
+    let found = undoing(Write::Free, Give::Found);
+    assert_eq!(looked(&RETAKE, Earlier::Found, ALIVE), found);
+
+    assert_eq!(not_executed(ALIVE), RUN);
+    assert_eq!(not_executed(LAPSED), renewing(2));
+    let left = undoing(Write::Orphan, refused(Refusal::Left));
+    assert_eq!(not_executed(LEFT), left);
+
+    let renewing = State::Renewing { number: 2 };
+    assert_eq!(after(&RETAKE, renewing, Event::Renewed(ALIVE)), RUN);
+    assert_eq!(after(&RETAKE, renewing, Event::Renewed(LEFT)), left);
+    let lost = undoing(Write::Orphan, refused(Refusal::Store));
+    assert_eq!(after(&RETAKE, renewing, Event::NotRenewed), lost);
+}
+
+#[test]
+fn the_end_of_the_work_decides_what_is_written() {
+    let ends = |terms, end| {
+        let is_stored = end == End::Final;
+        after(terms, State::Running, Event::Ended { end, is_stored })
+    };
+    let not_begun = after(&HOLD, State::Running, Event::NotBegun);
+    assert_eq!(not_begun, ending(Write::Free, false));
+    assert_eq!(ends(&HOLD, End::Final), ending(COMPLETE, true));
+    assert_eq!(ends(&HOLD, End::NothingDone), ending(Write::Free, false));
+    assert_eq!(ends(&RETAKE, End::Unknown), ending(Write::Free, false));
+    assert_eq!(ends(&HOLD, End::Unknown), ending(Write::Orphan, false));
+    let asks = (None, Action::Ask, State::AskingAfter);
+    assert_eq!(ends(&RECONCILE, End::Unknown), asks);
+}
+
+#[test]
+fn an_answer_that_is_not_recorded_is_given_only_where_that_is_set() {
+    let unrecorded = Terms {
+        answer_unrecorded: true,
+        ..RETAKE
+    };
+    let gives = |terms: &Terms, write, is_answer, event| {
+        after(terms, State::Ending { write, is_answer }, event).0
+    };
+    let lost = Event::Written(Written::LeaseLost {
+        is_superseded: false,
+    });
+    let pending = Some(Give::Own(Recorded::Pending));
+    let withheld = |refusal, recorded| Some(Give::Withheld(refusal, recorded));
+    let not_recorded = withheld(Refusal::NotRecorded, Recorded::Pending);
+    assert_eq!(gives(&RETAKE, COMPLETE, true, failed()), not_recorded);
+    assert_eq!(gives(&unrecorded, COMPLETE, true, failed()), pending);
+    assert_eq!(gives(&RETAKE, Write::Free, false, failed()), pending);
+    let lease_lost = withheld(Refusal::LeaseLost, Recorded::LeaseLost);
+    assert_eq!(gives(&unrecorded, COMPLETE, true, lost), lease_lost);
+    let own = Some(Give::Own(Recorded::LeaseLost));
+    assert_eq!(gives(&RETAKE, Write::Free, false, lost), own);
+
+    for (recorded, write, terms, shared) in [
+        (Recorded::LeaseLost, Write::Free, &unrecorded, false),
+        (Recorded::Pending, COMPLETE, &RETAKE, false),
+        (Recorded::Pending, COMPLETE, &unrecorded, true),
+        (Recorded::Pending, Write::Free, &RETAKE, true),
+        (Recorded::Stored, COMPLETE, &RETAKE, true),
+    ] {
+        assert_eq!(
+            is_shared(write, recorded, terms),
+            shared,
+            "{recorded} {write:?}"
+        );
+    }
+}
+
+#[test]
+fn an_answer_that_is_too_large_completes_the_key_without_it_once() {
+    let too_large = |passes| {
+        Event::Written(Written::Failed(Fault {
+            is_too_large: true,
+            passes,
+            tried_for: Duration::ZERO,
+            retention: RETENTION,
+        }))
+    };
+    let smaller = Write::Complete { is_stored: false };
+    let of = |write| State::Ending {
+        write,
+        is_answer: true,
+    };
+    let first = after(&RETAKE, of(COMPLETE), too_large(false));
+    assert_eq!(first, ending(smaller, true));
+    let (_, then, _) = after(&RETAKE, of(smaller), too_large(false));
+    assert!(matches!(then, Action::Retry { write, .. } if write == smaller));
+    let (_, then, _) = after(&RETAKE, of(Write::Free), too_large(false));
+    assert!(matches!(then, Action::Retry { .. }));
+}
+
+#[test]
+fn pauses_double_from_their_first_one_to_a_third_of_the_lease() {
+    let terms = Terms {
+        lease: Duration::from_secs(3),
+        ..RETAKE
+    };
+    let millis =
+        |pauses: Vec<Duration>| -> Vec<_> { pauses.iter().map(Duration::as_millis).collect() };
+    let mut state = State::Ending {
+        write: Write::Free,
+        is_answer: false,
+    };
+    let mut pauses = Vec::new();
+    while let Action::Retry { after, .. } = state.on(failed(), &terms).then
+        && pauses.len() < 6
+    {
+        pauses.push(after);
+    }
+    assert_eq!(millis(pauses), [100, 200, 400, 800, 1_000, 1_000]);
+
+    let mut state = State::Claiming { is_second: true };
+    let mut event = Event::ClaimFailed {
+        maybe_applied: false,
+    };
+    let mut pauses = Vec::new();
+    while let Action::Look { after } = state.on(event, &terms).then
+        && pauses.len() < 7
+    {
+        pauses.push(after);
+        event = Event::Looked {
+            found: Look::Nothing,
+            looked_for: Duration::ZERO,
+        };
+    }
+    assert_eq!(millis(pauses), [0, 50, 100, 200, 400, 800, 1_000]);
+}
+
+#[test]
+fn a_lease_is_held_from_its_grant_to_its_end() {
+    let holds = [
+        State::AskingFirst { number: 1 },
+        State::LookingEarlier { number: 1 },
+        State::Renewing { number: 1 },
+        State::Running,
+        State::AskingAfter,
+        State::Settling,
+    ];
+    let does_not = [
+        State::CLAIMING,
+        State::Waiting,
+        State::Looking { looks: 1 },
+        State::Over,
+    ];
+    assert!(holds.into_iter().all(State::holds));
+    assert!(!does_not.into_iter().any(State::holds));
+}
+
 /// A record, three attempts at it, and one clock.
 #[derive(Debug)]
 struct World {
