@@ -76,7 +76,7 @@ async fn answer(State(front): State<Arc<Front>>, request: Request<Body>) -> Resp
         Ok(sent) if operation == "BatchGetItem" => front.batch(&parts.headers, &sent).await,
         _ => front.pass(&parts.headers, body).await,
     };
-    // As if there were nobody: who asks has to live with it.
+    // What stands behind is gone, or speaks no JSON.
     answered.unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
 }
 

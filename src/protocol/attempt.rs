@@ -78,8 +78,7 @@ pub enum State {
         /// Whether the client waits for an answer to the key, and not for something else.
         is_answer: bool,
     },
-    /// The store did not take the end of the attempt, which is tried again behind the client's
-    /// back.
+    /// The store did not take the end of the attempt, which is tried again in the background.
     Retrying {
         /// What is written.
         write: Write,
