@@ -16,7 +16,7 @@ async fn an_answer_of_a_later_format_is_not_replaced_however_old_it_is() {
     let lease = first.acquires(&store).await;
     completes(&store, &lease, "answer").await;
     let mut item = dynamo.item().await;
-    item.insert("format".to_owned(), AttributeValue::N("2".to_owned()));
+    item.insert("format".to_owned(), AttributeValue::N("3".to_owned()));
     dynamo.put(item.clone()).await;
     let late = first.other().after(RETENTION + Duration::from_secs(1));
     let error = late.claims(&store).await.expect_err("it is not known");
