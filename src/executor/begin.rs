@@ -301,7 +301,7 @@ impl<St: Store> Executor<St> {
     }
 
     /// Tells the machine of an attempt what happened, and returns what it says.
-    #[inline]
+    #[inline(always)]
     pub(super) fn step(&self, state: &mut State, event: Event, record: &RecordKey) -> Step {
         let step = state.on(event, &self.terms());
         if enabled!(Level::TRACE) {

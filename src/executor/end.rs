@@ -257,7 +257,7 @@ impl Ready {
                 _ => None,
             },
             completed: match give {
-                Give::Reconciled => self.completed(lease),
+                Give::Reconciled => self.completed(lease).map(Box::new),
                 _ => answered.superseding,
             },
             give,
@@ -278,15 +278,16 @@ pub(super) struct GoingOn {
 /// How a lease ended.
 pub(super) struct Finish {
     pub(super) give: Give,
-    /// The answer that was recorded, or that another recorded in its place.
-    completed: Option<Completed>,
+    /// The answer that was recorded, or that another recorded in its place. Boxed, because few have
+    /// it, and all are moved.
+    completed: Option<Box<Completed>>,
     expires_at: Option<Timestamp>,
 }
 
 impl Finish {
     /// The answer that the key has now.
     pub(super) fn completed(self) -> Option<Completed> {
-        self.completed
+        self.completed.map(|completed| *completed)
     }
 
     /// What the one gets who waited for a run. If that was a panic, it goes on.
@@ -304,7 +305,7 @@ impl Finish {
             }
             Give::Withheld(refusal, recorded) => (refusal, recorded),
             _ => match self.completed {
-                Some(completed) => return Settled::Superseded(completed),
+                Some(completed) => return Settled::Superseded(*completed),
                 None => (Refusal::LeaseLost, Recorded::LeaseLost),
             },
         };
@@ -319,8 +320,8 @@ impl Finish {
 /// What the store said to a write.
 pub(super) struct Answered {
     pub(super) written: Written,
-    /// The answer that another recorded in its place.
-    superseding: Option<Completed>,
+    /// The answer that another recorded in its place, boxed as in [`Finish`].
+    superseding: Option<Box<Completed>>,
 }
 
 impl<St: Store> Executor<St> {
@@ -341,7 +342,10 @@ impl<St: Store> Executor<St> {
     ) -> Option<What> {
         let recorded = match finish.give {
             Give::Own(recorded) | Give::Withheld(_, recorded) => recorded,
-            _ => return finish.completed.clone().map(What::Recorded),
+            _ => {
+                let completed = finish.completed.as_deref();
+                return completed.cloned().map(What::Recorded);
+            }
         };
         if !is_shared(ready.write, recorded, &self.terms()) {
             return None;
@@ -505,8 +509,7 @@ impl<St: Store> Executor<St> {
         let store = &self.shared.store;
         let said = store.try_complete(&lease.holder(), completion, ready.now)?;
         // What failed is tried again, with time to wait.
-        said.ok()
-            .map(|fenced| self.answered(lease, ready, Ok(fenced), false, Duration::ZERO))
+        said.ok().map(|fenced| self.fenced(lease, ready, fenced))
     }
 
     async fn write(&self, lease: &Lease, ready: &Ready) -> Result<Fenced, StoreError> {
@@ -529,38 +532,48 @@ impl<St: Store> Executor<St> {
         is_too_large: bool,
         tried_for: Duration,
     ) -> Answered {
-        let (written, superseding) = match said {
-            Ok(Fenced::Applied) => (Written::Applied, None),
-            Ok(Fenced::LeaseLost(completed)) => {
-                self.shared.runs.lease_lost();
-                warn!(record = %lease.key, "a run ended after it had lost its lease");
-                let superseding = completed
-                    .filter(|completed| *completed.identity() == lease.identity)
-                    .map(|completed| completed.by_clock(ready.now));
-                let is_superseded = superseding.is_some();
-                (Written::LeaseLost { is_superseded }, superseding)
-            }
-            Err(error) => {
-                log_fault(
-                    &lease.key,
-                    &error,
-                    "the store did not take the end of a run",
-                );
-                let retention = match &ready.change {
-                    Change::Complete(completion) => completion.retention,
-                    Change::Release(_) => self.shared.settings.retention,
-                };
-                let fault = Fault {
-                    is_too_large,
-                    passes: error.kind().is_passing(),
-                    tried_for,
-                    retention,
-                };
-                (Written::Failed(fault), None)
-            }
+        let error = match said {
+            Ok(fenced) => return self.fenced(lease, ready, fenced),
+            Err(error) => error,
+        };
+        log_fault(
+            &lease.key,
+            &error,
+            "the store did not take the end of a run",
+        );
+        let retention = match &ready.change {
+            Change::Complete(completion) => completion.retention,
+            Change::Release(_) => self.shared.settings.retention,
         };
         Answered {
-            written,
+            written: Written::Failed(Fault {
+                is_too_large,
+                passes: error.kind().is_passing(),
+                tried_for,
+                retention,
+            }),
+            superseding: None,
+        }
+    }
+
+    /// The same of a write that the store has answered.
+    #[inline]
+    fn fenced(&self, lease: &Lease, ready: &Ready, fenced: Fenced) -> Answered {
+        let Fenced::LeaseLost(completed) = fenced else {
+            return Answered {
+                written: Written::Applied,
+                superseding: None,
+            };
+        };
+        self.shared.runs.lease_lost();
+        warn!(record = %lease.key, "a run ended after it had lost its lease");
+        let superseding = completed
+            .filter(|completed| *completed.identity() == lease.identity)
+            .map(|completed| Box::new(completed.by_clock(ready.now)));
+        Answered {
+            written: Written::LeaseLost {
+                is_superseded: superseding.is_some(),
+            },
             superseding,
         }
     }
