@@ -222,7 +222,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
         self.read.take_room(self.shared.room());
         let body = self.read.into_body(Rest::Nothing);
         let layer = Arc::clone(&self.shared);
-        Next::Running(match goes {
+        let start = match goes {
             Goes::Passing => {
                 return Next::Passing(self.inner, Request::from_parts(self.parts, body));
             }
@@ -231,7 +231,7 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                 let mut run = Box::pin(HandlerWork::new(self.shared, &self.parts, held, key));
                 let request = Request::from_parts(self.parts, body);
                 HandlerWork::call(run.as_mut(), self.inner, request, &mut stage);
-                detached(&layer, stage, run)
+                return Next::Running(detached(&layer, stage, run));
             }
             Goes::Unprotected(open) => {
                 let stage: Arc<Stage> = Arc::default();
@@ -243,35 +243,21 @@ impl<S, B: FromBuffered, St: Store> Guarded<S, B, St> {
                     open,
                     Arc::clone(&stage),
                 );
-                detached(&layer, Some(stage), Box::pin(run))
+                return Next::Running(detached(&layer, Some(stage), Box::pin(run)));
             }
-            Goes::Orphaned(held, key) => {
-                let stage = Arc::new(Stage::holding());
-                let start = Start::Orphaned(held, key);
-                let run = run_when_held(
-                    self.shared,
-                    self.inner,
-                    self.parts,
-                    body,
-                    start,
-                    Arc::clone(&stage),
-                );
-                detached(&layer, Some(stage), Box::pin(run))
-            }
-            Goes::Claiming(claimant) => {
-                let stage: Arc<Stage> = Arc::default();
-                let start = Start::Claim(claimant);
-                let run = run_when_held(
-                    self.shared,
-                    self.inner,
-                    self.parts,
-                    body,
-                    start,
-                    Arc::clone(&stage),
-                );
-                detached(&layer, Some(stage), Box::pin(run))
-            }
-        })
+            Goes::Orphaned(held, key) => Start::Orphaned(held, key),
+            Goes::Claiming(claimant) => Start::Claim(claimant),
+        };
+        let stage = Arc::new(start.stage());
+        let run = run_when_held(
+            self.shared,
+            self.inner,
+            self.parts,
+            body,
+            start,
+            Arc::clone(&stage),
+        );
+        Next::Running(detached(&layer, Some(stage), Box::pin(run)))
     }
 }
 
@@ -292,6 +278,16 @@ fn detached<St: Store, T: Send + 'static>(
 enum Start {
     Orphaned(Held, IdempotencyKey),
     Claim(Claimant),
+}
+
+impl Start {
+    /// How far the request has come with it.
+    fn stage(&self) -> Stage {
+        match self {
+            Self::Orphaned(..) => Stage::holding(),
+            Self::Claim(_) => Stage::default(),
+        }
+    }
 }
 
 async fn run_when_held<S, St, B, RB>(
