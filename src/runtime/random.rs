@@ -2,8 +2,12 @@
 
 use std::cell::Cell;
 
-/// Returns a random number. Those of one thread differ: they are the successors of one that the operating
-/// system gave, mixed, for to ask it each time would be most of the price.
+/// Returns a random number. Those of one thread differ: they follow one number that the operating
+/// system gave, mixed. To ask the system each time would be most of the price.
+///
+/// # Errors
+///
+/// When the operating system has no randomness to give.
 pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
     let (last, left) = LAST.get();
     let (next, left) = match left.checked_sub(1) {
@@ -15,18 +19,17 @@ pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
 }
 
 /// How many numbers follow one that the operating system gave.
-const DRAWN_AT_ONCE: u16 = 4096;
+const DRAWN_AT_ONCE: u64 = 4096;
 
 thread_local! {
     /// The last number, before it was mixed, and how many may follow it.
-    static LAST: Cell<(u64, u16)> = const { Cell::new((0, 0)) };
+    static LAST: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// Lets the numbers of this thread follow from `seed`, for so many draws that no test makes more in
-/// a thread.
+/// Makes all later random numbers of this thread follow from `seed`.
 #[cfg(feature = "test-util")]
 pub fn seed_random(seed: u64) {
-    LAST.set((mixed(seed), u16::MAX));
+    LAST.set((mixed(seed), u64::MAX));
 }
 
 /// Another number for each number, one that looks like chance: the mixer of SplitMix64.
