@@ -1,4 +1,7 @@
-//! What stands before the embedded DynamoDB, and refuses what is over its limits.
+//! Passes calls on to the embedded DynamoDB, and refuses what is over its limits.
+//!
+//! Calls on items, batches of reads, queries and scans are counted. Transactions and batches of
+//! writes, which the crate does not make, pass uncounted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -7,7 +7,7 @@ use std::fmt;
 #[non_exhaustive]
 pub enum Recorded {
     /// The lease was lost while the work ran, and nobody has recorded an answer in its place yet.
-    /// An answer that would have been recorded is refused with 409 `lease-lost`, for the key may
+    /// An answer that would have been recorded is refused with 409 `lease-lost`, because the key may
     /// get another one.
     LeaseLost,
     /// The key is completed, without the response: retries are refused with 409

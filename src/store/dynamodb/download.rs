@@ -36,7 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 pub(super) struct Downloads(std::sync::Mutex<HashMap<ChunkedId, Weak<OnceCell<Bytes>>>>);
 
 impl Downloads {
-    /// The download of an answer, or the beginning of one. It is forgotten with those who wait.
+    /// Returns the download of an answer, which begins with the first call. It is forgotten when nobody
+    /// waits for it any more.
     fn of(&self, id: ChunkedId) -> Arc<OnceCell<Bytes>> {
         let mut downloads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = downloads.get(&id).and_then(Weak::upgrade) {
@@ -70,7 +71,7 @@ impl DynamoDbStore {
             Body::Chunked { chunks } => {
                 let download = self.downloads.of((*key, owner, head.checksum()));
                 let read = || self.read_chunks(key, owner, head, chunks);
-                // If the one who reads fails or goes away, the next one reads.
+                // If that read fails or is dropped, the next duplicate reads.
                 download.get_or_try_init(read).await?.clone()
             }
         };
